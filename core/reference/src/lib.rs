@@ -1,0 +1,1 @@
+//! A naive f32 interpreter of a Program: the executable specification.

@@ -1,0 +1,1 @@
+//! What a plugin author imports: traits, block helpers, the export macro.

@@ -1,0 +1,1 @@
+//! Reads plugins.toml, loads and checks plugins, and wraps them in safe types.

@@ -1,0 +1,1 @@
+//! Llama 2 and 3 and their relatives.
