@@ -34,11 +34,7 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Cursor {
-            path,
-            bytes,
-            position: 0,
-        }
+        Cursor { path, bytes, position: 0 }
     }
 
     pub(crate) fn path(&self) -> &'a Path {
@@ -67,16 +63,10 @@ impl<'a> Cursor<'a> {
     pub(crate) fn error(&self, site: Site<'_>, problem: impl Into<String>) -> GgufError {
         let (path, problem) = (self.path.to_owned(), problem.into());
         match site {
-            Site::Header | Site::Entry(_) | Site::Key(_) => GgufError::Metadata {
-                path,
-                site: site.to_string(),
-                problem,
-            },
-            Site::TensorNumber(_) | Site::Tensor(_) => GgufError::Tensor {
-                path,
-                site: site.to_string(),
-                problem,
-            },
+            Site::Header | Site::Entry(_) | Site::Key(_) => {
+                GgufError::Metadata { path, site: site.to_string(), problem }
+            }
+            Site::TensorNumber(_) | Site::Tensor(_) => GgufError::Tensor { path, site: site.to_string(), problem },
         }
     }
 
@@ -120,12 +110,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Errs if `count` things of at least `least` bytes cannot follow, so that it is safe to reserve room for them.
-    pub(crate) fn check_count(
-        &self,
-        count: u64,
-        least: usize,
-        site: Site<'_>,
-    ) -> Result<usize, GgufError> {
+    pub(crate) fn check_count(&self, count: u64, least: usize, site: Site<'_>) -> Result<usize, GgufError> {
         let needed = count.saturating_mul(least as u64);
         if needed > self.remaining() as u64 {
             return Err(self.truncated(site, needed));
@@ -137,21 +122,12 @@ impl<'a> Cursor<'a> {
     pub(crate) fn string(&mut self, limit: u64, site: Site<'_>) -> Result<&'a str, GgufError> {
         let len = self.u64(site)?;
         if len > limit && len <= self.remaining() as u64 {
-            return Err(self.error(
-                site,
-                format!("name is {len} bytes long, expected at most {limit}"),
-            ));
+            return Err(self.error(site, format!("name is {len} bytes long, expected at most {limit}")));
         }
         let bytes = self.take(len, site)?;
         std::str::from_utf8(bytes).map_err(|e| {
             let shown: String = bytes.escape_ascii().take(80).map(char::from).collect();
-            self.error(
-                site,
-                format!(
-                    "string is not UTF-8 (byte {} of it): \"{shown}\"",
-                    e.valid_up_to()
-                ),
-            )
+            self.error(site, format!("string is not UTF-8 (byte {} of it): \"{shown}\"", e.valid_up_to()))
         })
     }
 }

@@ -82,9 +82,7 @@ impl GgufFile {
         let count = siblings.len() + 1;
         for (i, part) in siblings.iter().enumerate() {
             let mapping = match Mapping::open(part) {
-                Err(GgufError::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound =>
-                {
+                Err(GgufError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     return Err(split::missing(path, part, count));
                 }
                 other => other?,
@@ -167,18 +165,12 @@ impl GgufFile {
 
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        self.find(name).map(|info| TensorView {
-            info,
-            mapping: &self.shards[info.shard],
-        })
+        self.find(name).map(|info| TensorView { info, mapping: &self.shards[info.shard] })
     }
 
     /// All tensors with their data, in file order.
     pub fn views(&self) -> impl ExactSizeIterator<Item = TensorView<'_>> {
-        self.tensors.iter().map(|info| TensorView {
-            info,
-            mapping: &self.shards[info.shard],
-        })
+        self.tensors.iter().map(|info| TensorView { info, mapping: &self.shards[info.shard] })
     }
 
     /// The mapped files, in order of their number; one unless the model is split.

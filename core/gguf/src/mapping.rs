@@ -19,42 +19,24 @@ pub struct Mapping {
 
 impl Mapping {
     pub(crate) fn open(path: &Path) -> Result<Mapping, GgufError> {
-        let io = |action| {
-            move |source| GgufError::Io {
-                path: path.to_owned(),
-                action,
-                source,
-            }
-        };
+        let io = |action| move |source| GgufError::Io { path: path.to_owned(), action, source };
         // Opening a pipe would wait for a writer, so ask first.
         if !std::fs::metadata(path).map_err(io("open"))?.is_file() {
-            return Err(GgufError::NotAFile {
-                path: path.to_owned(),
-            });
+            return Err(GgufError::NotAFile { path: path.to_owned() });
         }
         let file = File::open(path).map_err(io("open"))?;
         // SAFETY: the map is read-only and handed out as shared slices only. That nobody truncates or rewrites the file
         // meanwhile cannot be enforced on POSIX systems; the type's documentation asks it of the user.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        Ok(Mapping {
-            path: path.to_owned(),
-            map,
-        })
+        Ok(Mapping { path: path.to_owned(), map })
     }
 
     /// A copy of `bytes` in memory of its own; `name` stands for the path in messages.
     pub(crate) fn from_bytes(name: &Path, bytes: &[u8]) -> Result<Mapping, GgufError> {
-        let io = |source| GgufError::Io {
-            path: name.to_owned(),
-            action: "copy to memory",
-            source,
-        };
+        let io = |source| GgufError::Io { path: name.to_owned(), action: "copy to memory", source };
         let mut map = MmapMut::map_anon(bytes.len()).map_err(io)?;
         map.copy_from_slice(bytes);
-        Ok(Mapping {
-            path: name.to_owned(),
-            map: map.make_read_only().map_err(io)?,
-        })
+        Ok(Mapping { path: name.to_owned(), map: map.make_read_only().map_err(io)? })
     }
 
     /// The file that is mapped.

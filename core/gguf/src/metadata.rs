@@ -24,9 +24,7 @@ impl ValueType {
     /// Every type, in the order of its number.
     pub const ALL: [ValueType; 13] = {
         use ValueType::*;
-        [
-            U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64,
-        ]
+        [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64]
     };
 
     /// The type with this number.

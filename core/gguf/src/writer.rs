@@ -6,8 +6,8 @@ use std::path::Path;
 use rocmforge_quant::DType;
 
 use crate::parse::{
-    ALIGNMENT_KEY, MAGIC, MAX_ARRAY_DEPTH, MAX_DIMS, MAX_KEY_BYTES, MAX_TENSOR_NAME_BYTES,
-    align_up, checked_alignment, tensor_bytes,
+    ALIGNMENT_KEY, MAGIC, MAX_ARRAY_DEPTH, MAX_DIMS, MAX_KEY_BYTES, MAX_TENSOR_NAME_BYTES, align_up, checked_alignment,
+    tensor_bytes,
 };
 use crate::{ArrayValue, GgufError, Metadata, Value};
 
@@ -46,20 +46,15 @@ impl<'a> GgufWriter<'a> {
     /// of two.
     pub fn metadata(&mut self, key: &str, value: Value) -> Result<&mut Self, GgufError> {
         if key.len() as u64 > MAX_KEY_BYTES {
-            return Err(refuse(format!(
-                "metadata key of {} bytes, expected at most {MAX_KEY_BYTES}",
-                key.len()
-            )));
+            return Err(refuse(format!("metadata key of {} bytes, expected at most {MAX_KEY_BYTES}", key.len())));
         }
         if let Value::Array(array) = &value {
-            check_array(array, 1)
-                .map_err(|problem| refuse(format!("metadata key \"{key}\": {problem}")))?;
+            check_array(array, 1).map_err(|problem| refuse(format!("metadata key \"{key}\": {problem}")))?;
         }
         if key == ALIGNMENT_KEY {
             let mut only = Metadata::default();
             only.insert(key, value.clone());
-            checked_alignment(&only)
-                .map_err(|problem| refuse(format!("metadata key \"{key}\": {problem}")))?;
+            checked_alignment(&only).map_err(|problem| refuse(format!("metadata key \"{key}\": {problem}")))?;
         }
         if !self.metadata.insert(key, value) {
             return Err(refuse(format!("metadata key \"{key}\" given twice")));
@@ -82,33 +77,19 @@ impl<'a> GgufWriter<'a> {
         let data = data.into();
         let error = |problem: String| refuse(format!("tensor \"{name}\": {problem}"));
         if name.len() as u64 > MAX_TENSOR_NAME_BYTES {
-            return Err(error(format!(
-                "name of {} bytes, expected at most {MAX_TENSOR_NAME_BYTES}",
-                name.len()
-            )));
+            return Err(error(format!("name of {} bytes, expected at most {MAX_TENSOR_NAME_BYTES}", name.len())));
         }
         if !(1..=MAX_DIMS as usize).contains(&dims.len()) {
-            return Err(error(format!(
-                "{} dimensions, expected 1 to {MAX_DIMS}",
-                dims.len()
-            )));
+            return Err(error(format!("{} dimensions, expected 1 to {MAX_DIMS}", dims.len())));
         }
         let expected = tensor_bytes(dtype, dims).map_err(error)?;
         if data.len() as u64 != expected {
-            return Err(error(format!(
-                "{} bytes of data, expected {expected} for {dtype} {dims:?}",
-                data.len()
-            )));
+            return Err(error(format!("{} bytes of data, expected {expected} for {dtype} {dims:?}", data.len())));
         }
         if !self.names.insert(name.to_owned()) {
             return Err(error("name given twice".to_owned()));
         }
-        self.tensors.push(Tensor {
-            name: name.to_owned(),
-            dtype,
-            dims: dims.to_owned(),
-            data,
-        });
+        self.tensors.push(Tensor { name: name.to_owned(), dtype, dims: dims.to_owned(), data });
         Ok(self)
     }
 
@@ -132,8 +113,7 @@ impl<'a> GgufWriter<'a> {
     /// The whole file in memory.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.write_to(&mut out)
-            .expect("a Vec accepts all bytes and metadata() checked the alignment");
+        self.write_to(&mut out).expect("a Vec accepts all bytes and metadata() checked the alignment");
         out
     }
 
@@ -143,15 +123,9 @@ impl<'a> GgufWriter<'a> {
     ///
     /// If the file cannot be created or written.
     pub fn write(&self, path: &Path) -> Result<(), GgufError> {
-        let io = |source| GgufError::Io {
-            path: path.to_owned(),
-            action: "write",
-            source,
-        };
+        let io = |source| GgufError::Io { path: path.to_owned(), action: "write", source };
         let mut out = BufWriter::new(std::fs::File::create(path).map_err(io)?);
-        self.write_to(&mut out)
-            .and_then(|()| out.flush())
-            .map_err(io)
+        self.write_to(&mut out).and_then(|()| out.flush()).map_err(io)
     }
 
     fn header(&self, alignment: u64) -> Vec<u8> {

@@ -43,58 +43,25 @@ impl Random {
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut plain = GgufWriter::new();
-    plain
-        .metadata("general.architecture", Value::String("llama".into()))
-        .unwrap();
+    plain.metadata("general.architecture", Value::String("llama".into())).unwrap();
     plain.metadata("llama.block_count", Value::U32(2)).unwrap();
     let tokens = (0..20).map(|i| format!("t{i}")).collect();
-    plain
-        .metadata(
-            "tokenizer.ggml.tokens",
-            Value::Array(ArrayValue::String(tokens)),
-        )
-        .unwrap();
-    plain
-        .metadata(
-            "tokenizer.ggml.scores",
-            Value::Array(ArrayValue::F32(vec![0.5; 20])),
-        )
-        .unwrap();
+    plain.metadata("tokenizer.ggml.tokens", Value::Array(ArrayValue::String(tokens))).unwrap();
+    plain.metadata("tokenizer.ggml.scores", Value::Array(ArrayValue::F32(vec![0.5; 20]))).unwrap();
     plain.tensor("a", DType::F32, &[4, 2], vec![1; 32]).unwrap();
-    plain
-        .tensor("b", DType::Q4_K, &[256, 3], vec![2; 432])
-        .unwrap();
+    plain.tensor("b", DType::Q4_K, &[256, 3], vec![2; 432]).unwrap();
     plain.tensor("c", DType::I8, &[5], vec![3; 5]).unwrap();
     let mut nested = GgufWriter::new();
     nested.metadata("general.alignment", Value::U32(8)).unwrap();
-    let inner = ArrayValue::Array(vec![
-        ArrayValue::Bool(vec![true; 3]),
-        ArrayValue::U64(vec![7; 3]),
-    ]);
-    nested
-        .metadata(
-            "n",
-            Value::Array(ArrayValue::Array(vec![inner.clone(), inner])),
-        )
-        .unwrap();
+    let inner = ArrayValue::Array(vec![ArrayValue::Bool(vec![true; 3]), ArrayValue::U64(vec![7; 3])]);
+    nested.metadata("n", Value::Array(ArrayValue::Array(vec![inner.clone(), inner]))).unwrap();
     nested.metadata("split.count", Value::U16(1)).unwrap();
-    nested
-        .tensor("t", DType::F16, &[2, 2, 2, 2], vec![0; 32])
-        .unwrap();
+    nested.tensor("t", DType::F16, &[2, 2, 2, 2], vec![0; 32]).unwrap();
     vec![plain.to_bytes(), nested.to_bytes()]
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    const WORDS: [u64; 8] = [
-        0,
-        1,
-        0x7fff_ffff,
-        0xffff_ffff,
-        u64::MAX,
-        1 << 63,
-        1 << 32,
-        0x0100_0000_0000_0000,
-    ];
+    const WORDS: [u64; 8] = [0, 1, 0x7fff_ffff, 0xffff_ffff, u64::MAX, 1 << 63, 1 << 32, 0x0100_0000_0000_0000];
     for _ in 0..1 + random.below(4) {
         let at = random.below(bytes.len());
         match random.below(5) {
@@ -128,10 +95,7 @@ fn mutated_files_are_read_or_refused_within_bounds() {
                 Ok(file) => {
                     opened += 1;
                     let sum: usize = file.views().map(|v| v.bytes().len()).sum();
-                    assert!(
-                        sum <= bytes.len(),
-                        "case {case}: more tensor data than file"
-                    );
+                    assert!(sum <= bytes.len(), "case {case}: more tensor data than file");
                 }
                 Err(e) => {
                     refused += 1;
@@ -139,15 +103,8 @@ fn mutated_files_are_read_or_refused_within_bounds() {
                 }
             }
             let largest = LARGEST.load(Relaxed);
-            assert!(
-                largest <= 4096 + 4 * bytes.len(),
-                "case {case}: {largest} bytes for a file of {}",
-                bytes.len()
-            );
+            assert!(largest <= 4096 + 4 * bytes.len(), "case {case}: {largest} bytes for a file of {}", bytes.len());
         }
     }
-    assert!(
-        opened > 1000 && refused > 1000,
-        "{opened} opened, {refused} refused"
-    );
+    assert!(opened > 1000 && refused > 1000, "{opened} opened, {refused} refused");
 }

@@ -25,9 +25,7 @@ fn flat_array() -> impl Strategy<Value = ArrayValue> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let array = flat_array().prop_recursive(3, 16, 3, |inner| {
-        vec(inner, 0..4).prop_map(ArrayValue::Array)
-    });
+    let array = flat_array().prop_recursive(3, 16, 3, |inner| vec(inner, 0..4).prop_map(ArrayValue::Array));
     prop_oneof![
         any::<u8>().prop_map(Value::U8),
         any::<i8>().prop_map(Value::I8),
@@ -47,22 +45,14 @@ fn value() -> impl Strategy<Value = Value> {
 
 /// A type, its dimensions, and data of the right length.
 fn tensor() -> impl Strategy<Value = (DType, Vec<u64>, Vec<u8>)> {
-    (
-        proptest::sample::select(DType::ALL),
-        1u64..3,
-        vec(1u64..4, 0..4),
-        any::<u8>(),
-    )
-        .prop_map(|(dtype, blocks, rest, fill)| {
+    (proptest::sample::select(DType::ALL), 1u64..3, vec(1u64..4, 0..4), any::<u8>()).prop_map(
+        |(dtype, blocks, rest, fill)| {
             let layout = dtype.layout();
             let len = blocks * layout.block_bytes as u64 * rest.iter().product::<u64>();
             let dims = [vec![blocks * layout.block_elements as u64], rest].concat();
-            (
-                dtype,
-                dims,
-                (0..len).map(|i| fill.wrapping_add(i as u8)).collect(),
-            )
-        })
+            (dtype, dims, (0..len).map(|i| fill.wrapping_add(i as u8)).collect())
+        },
+    )
 }
 
 proptest! {
