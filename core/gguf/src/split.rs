@@ -7,7 +7,17 @@ pub(crate) const COUNT_KEY: &str = "split.count";
 pub(crate) const TENSOR_COUNT_KEY: &str = "split.tensors.count";
 
 fn error(path: &Path, problem: String) -> GgufError {
-    GgufError::Split { path: path.to_owned(), problem }
+    GgufError::Split {
+        path: path.to_owned(),
+        problem,
+    }
+}
+
+fn shown(metadata: &Metadata, key: &str) -> String {
+    match metadata.get(key) {
+        Some(value) => format!("{key} is {value}"),
+        None => format!("{key} is absent"),
+    }
 }
 
 /// `prefix` of a file named `prefix-00001-of-00003.gguf`, with its number (from 1) and count.
@@ -15,7 +25,9 @@ fn name_parts(path: &Path) -> Option<(&str, u64, u64)> {
     let rest = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
     let (rest, count) = rest.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
-    let digits = |s: &str| (s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok())?;
+    let digits = |s: &str| {
+        (s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok())?
+    };
     Some((prefix, digits(number)?, digits(count)?))
 }
 
@@ -31,7 +43,12 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
     let count = metadata
         .u64(COUNT_KEY)
         .filter(|n| (1..=99_999).contains(n))
-        .ok_or_else(|| error(path, format!("{COUNT_KEY} is {:?}, expected 1 to 99999", metadata.get(COUNT_KEY))))?;
+        .ok_or_else(|| {
+            error(
+                path,
+                format!("{}, expected 1 to 99999", shown(metadata, COUNT_KEY)),
+            )
+        })?;
     if count == 1 {
         return Ok(Vec::new());
     }
@@ -43,12 +60,15 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
             ),
         ));
     };
-    let number = metadata.u64(NUMBER_KEY);
-    if number != Some(0) {
+    if metadata.u64(NUMBER_KEY) != Some(0) {
         let first = part_path(path, prefix, 1, count);
         return Err(error(
             path,
-            format!("not the first part ({NUMBER_KEY} is {number:?}, expected 0): open {} instead", first.display()),
+            format!(
+                "not the first part ({}, expected 0): open {} instead",
+                shown(metadata, NUMBER_KEY),
+                first.display()
+            ),
         ));
     }
     if (name_number, name_count) != (1, count) {
@@ -59,16 +79,26 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
             ),
         ));
     }
-    Ok((2..=count).map(|n| part_path(path, prefix, n, count)).collect())
+    Ok((2..=count)
+        .map(|n| part_path(path, prefix, n, count))
+        .collect())
 }
 
 /// Checks that the file at `path` is part `number` (from 0) of `count`.
-pub(crate) fn check_part(path: &Path, metadata: &Metadata, number: u64, count: u64) -> Result<(), GgufError> {
+pub(crate) fn check_part(
+    path: &Path,
+    metadata: &Metadata,
+    number: u64,
+    count: u64,
+) -> Result<(), GgufError> {
     for (key, expected) in [(NUMBER_KEY, number), (COUNT_KEY, count)] {
         if metadata.u64(key) != Some(expected) {
             return Err(error(
                 path,
-                format!("{key} is {:?}, expected {expected}: the parts are not of one model", metadata.get(key)),
+                format!(
+                    "{}, expected {expected}: the parts are not of one model",
+                    shown(metadata, key)
+                ),
             ));
         }
     }
@@ -76,14 +106,18 @@ pub(crate) fn check_part(path: &Path, metadata: &Metadata, number: u64, count: u
 }
 
 /// Checks that the parts together hold as many tensors as the first one announces.
-pub(crate) fn check_tensor_count(path: &Path, metadata: &Metadata, found: usize) -> Result<(), GgufError> {
+pub(crate) fn check_tensor_count(
+    path: &Path,
+    metadata: &Metadata,
+    found: usize,
+) -> Result<(), GgufError> {
     match metadata.u64(TENSOR_COUNT_KEY) {
         Some(expected) if expected == found as u64 => Ok(()),
         _ => Err(error(
             path,
             format!(
-                "{TENSOR_COUNT_KEY} is {:?}, but the parts hold {found} tensors: a part is missing or of another model",
-                metadata.get(TENSOR_COUNT_KEY)
+                "{}, but the parts hold {found} tensors: a part is missing or of another model",
+                shown(metadata, TENSOR_COUNT_KEY)
             ),
         )),
     }
@@ -91,5 +125,11 @@ pub(crate) fn check_tensor_count(path: &Path, metadata: &Metadata, found: usize)
 
 /// The error for a part that is not there.
 pub(crate) fn missing(first: &Path, part: &Path, count: usize) -> GgufError {
-    error(first, format!("one of {count} parts; expected {} beside it, found no such file", part.display()))
+    error(
+        first,
+        format!(
+            "one of {count} parts; expected {} beside it, found no such file",
+            part.display()
+        ),
+    )
 }
