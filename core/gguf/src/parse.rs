@@ -46,15 +46,9 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, GgufError> {
     let version = read_version(&mut cursor)?;
     let tensor_count = cursor.u64(Site::Header)?;
     let entry_count = cursor.count(MIN_ENTRY_BYTES, Site::Header)? as u64;
-    for (what, count, limit) in [
-        ("tensors", tensor_count, MAX_TENSORS),
-        ("entries", entry_count, MAX_ENTRIES),
-    ] {
+    for (what, count, limit) in [("tensors", tensor_count, MAX_TENSORS), ("entries", entry_count, MAX_ENTRIES)] {
         if count > limit {
-            return Err(cursor.error(
-                Site::Header,
-                format!("{count} {what}, expected at most {limit}"),
-            ));
+            return Err(cursor.error(Site::Header, format!("{count} {what}, expected at most {limit}")));
         }
     }
     let metadata = read_metadata(&mut cursor, entry_count)?;
@@ -66,21 +60,14 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, GgufError> {
         .map(|header| place(&cursor, header, data_start, alignment, bytes.len()))
         .collect::<Result<Vec<_>, _>>()?;
     check_overlap(&cursor, &tensors)?;
-    Ok(Parsed {
-        version,
-        metadata,
-        tensors,
-    })
+    Ok(Parsed { version, metadata, tensors })
 }
 
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     let path = cursor.path().to_owned();
     let magic = cursor.take(4, Site::Header)?;
     if magic != MAGIC {
-        return Err(GgufError::NotGguf {
-            path,
-            found: [magic[0], magic[1], magic[2], magic[3]],
-        });
+        return Err(GgufError::NotGguf { path, found: [magic[0], magic[1], magic[2], magic[3]] });
     }
     match cursor.u32(Site::Header)? {
         version @ (2 | 3) => Ok(version),
@@ -105,26 +92,18 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<Metadata, GgufEr
 
 fn read_value_type(cursor: &mut Cursor<'_>, site: Site<'_>) -> Result<ValueType, GgufError> {
     let id = cursor.u32(site)?;
-    ValueType::from_id(id)
-        .ok_or_else(|| cursor.error(site, format!("unknown value type {id}, expected 0 to 12")))
+    ValueType::from_id(id).ok_or_else(|| cursor.error(site, format!("unknown value type {id}, expected 0 to 12")))
 }
 
 fn read_bool(cursor: &mut Cursor<'_>, site: Site<'_>) -> Result<bool, GgufError> {
     match cursor.u8(site)? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(cursor.error(
-            site,
-            format!("truth value stored as {other}, expected 0 or 1"),
-        )),
+        other => Err(cursor.error(site, format!("truth value stored as {other}, expected 0 or 1"))),
     }
 }
 
-fn read_value(
-    cursor: &mut Cursor<'_>,
-    value_type: ValueType,
-    site: Site<'_>,
-) -> Result<Value, GgufError> {
+fn read_value(cursor: &mut Cursor<'_>, value_type: ValueType, site: Site<'_>) -> Result<Value, GgufError> {
     Ok(match value_type {
         ValueType::U8 => Value::U8(cursor.u8(site)?),
         ValueType::I8 => Value::I8(cursor.u8(site)?.cast_signed()),
@@ -142,16 +121,9 @@ fn read_value(
     })
 }
 
-fn read_array(
-    cursor: &mut Cursor<'_>,
-    depth: u32,
-    site: Site<'_>,
-) -> Result<ArrayValue, GgufError> {
+fn read_array(cursor: &mut Cursor<'_>, depth: u32, site: Site<'_>) -> Result<ArrayValue, GgufError> {
     if depth > MAX_ARRAY_DEPTH {
-        return Err(cursor.error(
-            site,
-            format!("arrays nested more than {MAX_ARRAY_DEPTH} deep"),
-        ));
+        return Err(cursor.error(site, format!("arrays nested more than {MAX_ARRAY_DEPTH} deep")));
     }
     let element = read_value_type(cursor, site)?;
     let n = cursor.count(element.min_bytes(), site)?;
@@ -173,21 +145,13 @@ fn read_array(
         ValueType::I16 => ArrayValue::I16(collect(cursor, n, |c| Ok(c.u16(site)?.cast_signed()))?),
         ValueType::U32 => ArrayValue::U32(collect(cursor, n, |c| c.u32(site))?),
         ValueType::I32 => ArrayValue::I32(collect(cursor, n, |c| Ok(c.u32(site)?.cast_signed()))?),
-        ValueType::F32 => {
-            ArrayValue::F32(collect(cursor, n, |c| Ok(f32::from_bits(c.u32(site)?)))?)
-        }
+        ValueType::F32 => ArrayValue::F32(collect(cursor, n, |c| Ok(f32::from_bits(c.u32(site)?)))?),
         ValueType::Bool => ArrayValue::Bool(collect(cursor, n, |c| read_bool(c, site))?),
-        ValueType::String => ArrayValue::String(collect(cursor, n, |c| {
-            Ok(c.string(u64::MAX, site)?.to_owned())
-        })?),
-        ValueType::Array => {
-            ArrayValue::Array(collect(cursor, n, |c| read_array(c, depth + 1, site))?)
-        }
+        ValueType::String => ArrayValue::String(collect(cursor, n, |c| Ok(c.string(u64::MAX, site)?.to_owned()))?),
+        ValueType::Array => ArrayValue::Array(collect(cursor, n, |c| read_array(c, depth + 1, site))?),
         ValueType::U64 => ArrayValue::U64(collect(cursor, n, |c| c.u64(site))?),
         ValueType::I64 => ArrayValue::I64(collect(cursor, n, |c| Ok(c.u64(site)?.cast_signed()))?),
-        ValueType::F64 => {
-            ArrayValue::F64(collect(cursor, n, |c| Ok(f64::from_bits(c.u64(site)?)))?)
-        }
+        ValueType::F64 => ArrayValue::F64(collect(cursor, n, |c| Ok(f64::from_bits(c.u64(site)?)))?),
     })
 }
 
@@ -198,9 +162,7 @@ pub(crate) fn checked_alignment(metadata: &Metadata) -> Result<u64, String> {
     };
     match metadata.u64(ALIGNMENT_KEY) {
         Some(n) if n.is_power_of_two() && n <= 1 << 31 => Ok(n),
-        _ => Err(format!(
-            "value {value}, expected a power of two up to 2147483648"
-        )),
+        _ => Err(format!("value {value}, expected a power of two up to 2147483648")),
     }
 }
 
@@ -220,10 +182,7 @@ struct TensorHeader {
     offset: u64,
 }
 
-fn read_tensor_headers(
-    cursor: &mut Cursor<'_>,
-    count: u64,
-) -> Result<Vec<TensorHeader>, GgufError> {
+fn read_tensor_headers(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<TensorHeader>, GgufError> {
     let count = cursor.check_count(count, MIN_TENSOR_BYTES, Site::Header)?;
     let mut headers = Vec::with_capacity(count);
     let mut names = HashSet::with_capacity(count);
@@ -235,63 +194,35 @@ fn read_tensor_headers(
         }
         let n_dims = cursor.u32(site)?;
         if !(1..=MAX_DIMS).contains(&n_dims) {
-            return Err(cursor.error(
-                site,
-                format!("{n_dims} dimensions, expected 1 to {MAX_DIMS}"),
-            ));
+            return Err(cursor.error(site, format!("{n_dims} dimensions, expected 1 to {MAX_DIMS}")));
         }
-        let dims = (0..n_dims)
-            .map(|_| cursor.u64(site))
-            .collect::<Result<Vec<_>, _>>()?;
+        let dims = (0..n_dims).map(|_| cursor.u64(site)).collect::<Result<Vec<_>, _>>()?;
         let id = cursor.u32(site)?;
         let Some(dtype) = DType::from_id(id) else {
-            return Err(cursor.error(
-                site,
-                format!(
-                    "unknown tensor type {id}: this build reads {}",
-                    known_types()
-                ),
-            ));
+            return Err(cursor.error(site, format!("unknown tensor type {id}: this build reads {}", known_types())));
         };
-        headers.push(TensorHeader {
-            name: name.to_owned(),
-            dtype,
-            dims,
-            offset: cursor.u64(site)?,
-        });
+        headers.push(TensorHeader { name: name.to_owned(), dtype, dims, offset: cursor.u64(site)? });
     }
     Ok(headers)
 }
 
 fn known_types() -> String {
-    DType::ALL
-        .iter()
-        .map(|d| d.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    DType::ALL.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes of a tensor with these `dims` (row length first), or what is wrong with them.
 pub(crate) fn tensor_bytes(dtype: DType, dims: &[u64]) -> Result<u64, String> {
     let layout = dtype.layout();
-    let (row, block) = (
-        dims.first().copied().unwrap_or(0),
-        layout.block_elements as u64,
-    );
+    let (row, block) = (dims.first().copied().unwrap_or(0), layout.block_elements as u64);
     if dims.contains(&0) {
         return Err(format!("dimensions {dims:?}, expected none to be 0"));
     }
     if !row.is_multiple_of(block) {
-        return Err(format!(
-            "rows of {row} elements, expected a multiple of {block} for {dtype}"
-        ));
+        return Err(format!("rows of {row} elements, expected a multiple of {block} for {dtype}"));
     }
     dims[1..]
         .iter()
-        .try_fold(
-            (row / block).checked_mul(layout.block_bytes as u64),
-            |n, &d| Some(n?.checked_mul(d)),
-        )
+        .try_fold((row / block).checked_mul(layout.block_bytes as u64), |n, &d| Some(n?.checked_mul(d)))
         .flatten()
         .ok_or_else(|| format!("dimensions {dims:?}: the size in bytes overflows 64 bits"))
 }
@@ -303,23 +234,13 @@ fn place(
     alignment: u64,
     file_len: usize,
 ) -> Result<RawTensor, GgufError> {
-    let TensorHeader {
-        name,
-        dtype,
-        dims,
-        offset,
-    } = header;
+    let TensorHeader { name, dtype, dims, offset } = header;
     let site = Site::Tensor(&name);
     let len = tensor_bytes(dtype, &dims).map_err(|problem| cursor.error(site, problem))?;
     if !offset.is_multiple_of(alignment) {
-        return Err(cursor.error(
-            site,
-            format!("data offset {offset}, expected a multiple of {alignment}"),
-        ));
+        return Err(cursor.error(site, format!("data offset {offset}, expected a multiple of {alignment}")));
     }
-    let end = data_start
-        .checked_add(offset)
-        .and_then(|start| start.checked_add(len));
+    let end = data_start.checked_add(offset).and_then(|start| start.checked_add(len));
     match end.and_then(|end| usize::try_from(end).ok()) {
         Some(end) if end <= file_len => {
             let len = len as usize;

@@ -7,10 +7,7 @@ pub(crate) const COUNT_KEY: &str = "split.count";
 pub(crate) const TENSOR_COUNT_KEY: &str = "split.tensors.count";
 
 fn error(path: &Path, problem: String) -> GgufError {
-    GgufError::Split {
-        path: path.to_owned(),
-        problem,
-    }
+    GgufError::Split { path: path.to_owned(), problem }
 }
 
 fn shown(metadata: &Metadata, key: &str) -> String {
@@ -25,9 +22,7 @@ fn name_parts(path: &Path) -> Option<(&str, u64, u64)> {
     let rest = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
     let (rest, count) = rest.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
-    let digits = |s: &str| {
-        (s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok())?
-    };
+    let digits = |s: &str| (s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok())?;
     Some((prefix, digits(number)?, digits(count)?))
 }
 
@@ -43,12 +38,7 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
     let count = metadata
         .u64(COUNT_KEY)
         .filter(|n| (1..=99_999).contains(n))
-        .ok_or_else(|| {
-            error(
-                path,
-                format!("{}, expected 1 to 99999", shown(metadata, COUNT_KEY)),
-            )
-        })?;
+        .ok_or_else(|| error(path, format!("{}, expected 1 to 99999", shown(metadata, COUNT_KEY))))?;
     if count == 1 {
         return Ok(Vec::new());
     }
@@ -79,26 +69,16 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
             ),
         ));
     }
-    Ok((2..=count)
-        .map(|n| part_path(path, prefix, n, count))
-        .collect())
+    Ok((2..=count).map(|n| part_path(path, prefix, n, count)).collect())
 }
 
 /// Checks that the file at `path` is part `number` (from 0) of `count`.
-pub(crate) fn check_part(
-    path: &Path,
-    metadata: &Metadata,
-    number: u64,
-    count: u64,
-) -> Result<(), GgufError> {
+pub(crate) fn check_part(path: &Path, metadata: &Metadata, number: u64, count: u64) -> Result<(), GgufError> {
     for (key, expected) in [(NUMBER_KEY, number), (COUNT_KEY, count)] {
         if metadata.u64(key) != Some(expected) {
             return Err(error(
                 path,
-                format!(
-                    "{}, expected {expected}: the parts are not of one model",
-                    shown(metadata, key)
-                ),
+                format!("{}, expected {expected}: the parts are not of one model", shown(metadata, key)),
             ));
         }
     }
@@ -106,11 +86,7 @@ pub(crate) fn check_part(
 }
 
 /// Checks that the parts together hold as many tensors as the first one announces.
-pub(crate) fn check_tensor_count(
-    path: &Path,
-    metadata: &Metadata,
-    found: usize,
-) -> Result<(), GgufError> {
+pub(crate) fn check_tensor_count(path: &Path, metadata: &Metadata, found: usize) -> Result<(), GgufError> {
     match metadata.u64(TENSOR_COUNT_KEY) {
         Some(expected) if expected == found as u64 => Ok(()),
         _ => Err(error(
@@ -125,11 +101,5 @@ pub(crate) fn check_tensor_count(
 
 /// The error for a part that is not there.
 pub(crate) fn missing(first: &Path, part: &Path, count: usize) -> GgufError {
-    error(
-        first,
-        format!(
-            "one of {count} parts; expected {} beside it, found no such file",
-            part.display()
-        ),
-    )
+    error(first, format!("one of {count} parts; expected {} beside it, found no such file", part.display()))
 }

@@ -15,10 +15,8 @@ fn part(dir: &Path, name: &str, tensor: &str, number: u16, count: u16, tensors: 
     let mut w = GgufWriter::new();
     w.metadata("split.no", Value::U16(number)).unwrap();
     w.metadata("split.count", Value::U16(count)).unwrap();
-    w.metadata("split.tensors.count", Value::I32(tensors))
-        .unwrap();
-    w.tensor(tensor, DType::F32, &[2], [number as u8; 8].to_vec())
-        .unwrap();
+    w.metadata("split.tensors.count", Value::I32(tensors)).unwrap();
+    w.tensor(tensor, DType::F32, &[2], [number as u8; 8].to_vec()).unwrap();
     let path = dir.join(name);
     w.write(&path).unwrap();
     path
@@ -31,20 +29,10 @@ fn split_model_opens_with_all_its_parts() {
     part(dir.path(), "m-00002-of-00003.gguf", "b", 1, 3, 3);
     part(dir.path(), "m-00003-of-00003.gguf", "c", 2, 3, 3);
     let file = GgufFile::open(&first).unwrap();
-    let names: Vec<_> = file
-        .tensors()
-        .iter()
-        .map(|t| (t.name.as_str(), t.shard))
-        .collect();
+    let names: Vec<_> = file.tensors().iter().map(|t| (t.name.as_str(), t.shard)).collect();
     assert_eq!(names, [("a", 0), ("b", 1), ("c", 2)]);
     assert_eq!(file.shards().len(), 3);
-    assert_eq!(
-        file.total_bytes(),
-        file.shards()
-            .iter()
-            .map(|s| fs::metadata(s.path()).unwrap().len())
-            .sum::<u64>()
-    );
+    assert_eq!(file.total_bytes(), file.shards().iter().map(|s| fs::metadata(s.path()).unwrap().len()).sum::<u64>());
     for (view, expected) in file.views().zip(0u8..) {
         assert_eq!(view.bytes(), [expected; 8]);
     }
@@ -59,10 +47,7 @@ fn split_model_that_does_not_fit_together_is_refused() {
     type Part = (&'static str, &'static str, u16, u16, i32);
     let cases: &[(&[Part], &str, &[&str])] = &[
         (
-            &[
-                ("m-00001-of-00002.gguf", "a", 0, 2, 2),
-                ("m-00002-of-00002.gguf", "b", 1, 2, 2),
-            ],
+            &[("m-00001-of-00002.gguf", "a", 0, 2, 2), ("m-00002-of-00002.gguf", "b", 1, 2, 2)],
             "m-00002-of-00002.gguf",
             &["not the first part", "m-00001-of-00002.gguf instead"],
         ),
@@ -72,49 +57,27 @@ fn split_model_that_does_not_fit_together_is_refused() {
             &["m-00002-of-00002.gguf", "no such file"],
         ),
         (
-            &[
-                ("m-00001-of-00002.gguf", "a", 0, 2, 2),
-                ("m-00002-of-00002.gguf", "a", 1, 2, 2),
-            ],
+            &[("m-00001-of-00002.gguf", "a", 0, 2, 2), ("m-00002-of-00002.gguf", "a", 1, 2, 2)],
             "m-00001-of-00002.gguf",
-            &[
-                "m-00002-of-00002.gguf",
-                "tensor \"a\"",
-                "already used in",
-                "m-00001-of-00002.gguf",
-            ],
+            &["m-00002-of-00002.gguf", "tensor \"a\"", "already used in", "m-00001-of-00002.gguf"],
         ),
         (
-            &[
-                ("m-00001-of-00002.gguf", "a", 0, 2, 2),
-                ("m-00002-of-00002.gguf", "b", 2, 3, 2),
-            ],
+            &[("m-00001-of-00002.gguf", "a", 0, 2, 2), ("m-00002-of-00002.gguf", "b", 2, 3, 2)],
             "m-00001-of-00002.gguf",
             &["m-00002-of-00002.gguf", "split.no is 2, expected 1"],
         ),
         (
-            &[
-                ("m-00001-of-00002.gguf", "a", 0, 2, 5),
-                ("m-00002-of-00002.gguf", "b", 1, 2, 5),
-            ],
+            &[("m-00001-of-00002.gguf", "a", 0, 2, 5), ("m-00002-of-00002.gguf", "b", 1, 2, 5)],
             "m-00001-of-00002.gguf",
             &["split.tensors.count is 5", "2 tensors"],
         ),
-        (
-            &[("model.gguf", "a", 0, 2, 2)],
-            "model.gguf",
-            &["expected NAME-00001-of-00002.gguf"],
-        ),
+        (&[("model.gguf", "a", 0, 2, 2)], "model.gguf", &["expected NAME-00001-of-00002.gguf"]),
         (
             &[("m-00002-of-00002.gguf", "a", 0, 2, 2)],
             "m-00002-of-00002.gguf",
             &["expected it to be named m-00001-of-00002.gguf"],
         ),
-        (
-            &[("m-00001-of-00001.gguf", "a", 0, 0, 1)],
-            "m-00001-of-00001.gguf",
-            &["split.count is 0, expected 1"],
-        ),
+        (&[("m-00001-of-00001.gguf", "a", 0, 0, 1)], "m-00001-of-00001.gguf", &["split.count is 0, expected 1"]),
     ];
     for (parts, open, expected) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -137,27 +100,17 @@ fn things_that_are_not_files_are_refused() {
     assert!(message.contains("absent.gguf: cannot open"), "{message}");
     let empty = dir.path().join("empty.gguf");
     File::create(&empty).unwrap();
-    assert!(
-        text(GgufFile::open(&empty))
-            .contains("file header at byte 0: expected 4 more bytes, found 0")
-    );
+    assert!(text(GgufFile::open(&empty)).contains("file header at byte 0: expected 4 more bytes, found 0"));
 }
 
 #[test]
 fn vocabulary_only_file_opens() {
     let mut w = GgufWriter::new();
     let tokens: Vec<String> = ["a", "b"].map(String::from).to_vec();
-    w.metadata(
-        "tokenizer.ggml.tokens",
-        Value::Array(ArrayValue::String(tokens.clone())),
-    )
-    .unwrap();
+    w.metadata("tokenizer.ggml.tokens", Value::Array(ArrayValue::String(tokens.clone()))).unwrap();
     let file = GgufFile::from_bytes("vocab".as_ref(), &w.to_bytes()).unwrap();
     assert!(file.tensors().is_empty());
-    assert_eq!(
-        file.metadata().strings("tokenizer.ggml.tokens"),
-        Some(&tokens[..])
-    );
+    assert_eq!(file.metadata().strings("tokenizer.ggml.tokens"), Some(&tokens[..]));
 }
 
 /// Kilobytes of this process that lie in memory.
@@ -175,32 +128,16 @@ fn opening_a_large_file_reads_no_tensor_data() {
     const ROWS: u64 = 2560;
     let mut w = GgufWriter::new();
     let tokens = (0..50_000).map(|i| format!("token{i}")).collect();
-    w.metadata(
-        "tokenizer.ggml.tokens",
-        Value::Array(ArrayValue::String(tokens)),
-    )
-    .unwrap();
+    w.metadata("tokenizer.ggml.tokens", Value::Array(ArrayValue::String(tokens))).unwrap();
     // One small tensor per large one, then the header is patched to say what a 2.6 GB file would.
     for i in 0..TENSORS {
-        w.tensor(
-            &format!("blk.{i}.weight"),
-            DType::F32,
-            &[1024, 1],
-            vec![0; 4096],
-        )
-        .unwrap();
+        w.tensor(&format!("blk.{i}.weight"), DType::F32, &[1024, 1], vec![0; 4096]).unwrap();
     }
     let mut bytes = w.to_bytes();
     let header_len = bytes.len() - (TENSORS * 4096) as usize;
     for i in 0..TENSORS {
         let name = format!("blk.{i}.weight");
-        let at = bytes
-            .windows(name.len())
-            .position(|w| w == name.as_bytes())
-            .unwrap()
-            + name.len()
-            + 4
-            + 8;
+        let at = bytes.windows(name.len()).position(|w| w == name.as_bytes()).unwrap() + name.len() + 4 + 8;
         bytes[at..at + 8].copy_from_slice(&ROWS.to_le_bytes());
         bytes[at + 12..at + 20].copy_from_slice(&(i * ROWS * 4096).to_le_bytes());
     }
@@ -208,12 +145,7 @@ fn opening_a_large_file_reads_no_tensor_data() {
     let path = dir.path().join("large.gguf");
     fs::write(&path, &bytes[..header_len]).unwrap();
     let total = header_len as u64 + TENSORS * ROWS * 4096;
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(total)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(total).unwrap();
     drop(bytes);
 
     let before = resident_kib();
@@ -258,17 +190,7 @@ fn check_rewrite(path: &Path) {
         w.metadata(key, value.clone()).unwrap();
     }
     for view in file.views() {
-        w.tensor(
-            &view.info.name,
-            view.info.dtype,
-            &view.info.dims,
-            view.bytes(),
-        )
-        .unwrap();
+        w.tensor(&view.info.name, view.info.dtype, &view.info.dims, view.bytes()).unwrap();
     }
-    assert!(
-        w.to_bytes() == fs::read(path).unwrap(),
-        "{}",
-        path.display()
-    );
+    assert!(w.to_bytes() == fs::read(path).unwrap(), "{}", path.display());
 }
