@@ -78,7 +78,7 @@ fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     let library = unsafe { libloading::Library::new(file) }.map_err(|e| fail(format!("cannot be loaded: {e}")))?;
     // SAFETY: the symbol is only taken as an address; `check_plugin` looks at its magic bytes first.
     let symbol = unsafe { library.get::<*const ()>(PLUGIN_SYMBOL.as_bytes()) };
-    let Ok(Some(symbol)) = symbol.map(|s| s.try_as_raw_ptr()) else {
+    let Ok(symbol) = symbol.map(|address| *address) else {
         return Err(fail(format!(
             "no ROCmForge plugin: it does not export '{PLUGIN_SYMBOL}' (see export_plugin! in rocmforge-sdk)"
         )));
@@ -86,7 +86,7 @@ fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     // Never unloaded: tables, statics and thread-locals of a plugin may be in use until the process ends.
     std::mem::forget(library);
     // SAFETY: the address is that of the exported symbol, in a library that now stays.
-    unsafe { check_plugin(symbol.cast::<()>()) }.map_err(|source| LoaderError::Abi { file: file.to_owned(), source })
+    unsafe { check_plugin(symbol) }.map_err(|source| LoaderError::Abi { file: file.to_owned(), source })
 }
 
 fn describe(file: &Path, checked: CheckedPlugin) -> Result<Library, LoaderError> {
