@@ -2,7 +2,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rocmforge_abi::{ArchitectureTableRef, BackendTableRef, CheckedPlugin, PLUGIN_SYMBOL, RVec, check_plugin};
+use rocmforge_abi::{
+    ArchitectureTableRef, BackendTableRef, CheckedPlugin, PLUGIN_SYMBOL, PluginRef, RVec, check_plugin,
+};
 use rocmforge_program::IR_VERSION;
 
 use crate::elf;
@@ -41,6 +43,7 @@ pub struct LibraryInfo {
 #[derive(Clone)]
 pub struct Library {
     pub(crate) info: LibraryInfo,
+    tables: PluginRef,
     pub(crate) architectures: Vec<ArchitectureTableRef>,
     pub(crate) backends: Vec<BackendTableRef>,
 }
@@ -69,6 +72,12 @@ impl Library {
     /// What it says of itself.
     pub fn info(&self) -> &LibraryInfo {
         &self.info
+    }
+
+    /// Its tables as they crossed the ABI, for tools that test a plugin. Calls on them are checked by nobody but the
+    /// plugin; a host has [`Plugins`](crate::Plugins).
+    pub fn tables(&self) -> PluginRef {
+        self.tables
     }
 }
 
@@ -129,5 +138,5 @@ fn describe(file: &Path, checked: CheckedPlugin) -> Result<Library, LoaderError>
         backends: backends.iter().map(|b| b.name().to_string()).collect(),
         name,
     };
-    Ok(Library { info, architectures, backends })
+    Ok(Library { info, tables: plugin, architectures, backends })
 }

@@ -7,24 +7,33 @@ use std::process::{Command, Stdio};
 
 use crate::library::Library;
 
-/// The child's side: loads each library and prints a line when it is through with it. To be called by the program
+/// The child's side: loads each library and prints a line before and after. To be called by the program
 /// that [`probe`] starts.
 ///
 /// # Errors
 /// Standard output is gone.
 pub fn child(paths: &[PathBuf]) -> std::io::Result<()> {
-    for path in paths {
+    for (i, path) in paths.iter().enumerate() {
+        say(START, i)?;
         // An error is the parent's to report: it will meet the same one, without dying of it.
         let _ = Library::open(path);
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "done")?;
-        out.flush()?;
+        say(DONE, i)?;
     }
     Ok(())
 }
 
+const START: &str = "rocmforge-probe start";
+const DONE: &str = "rocmforge-probe done";
+
+/// A line of its own, whatever a library has printed before without ending its line.
+fn say(what: &str, number: usize) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{what} {number}")?;
+    out.flush()
+}
+
 /// The libraries that a child process `program args.. paths..` does not survive, with what became of the child.
-/// A child that cannot be started proves nothing, so no library is blamed for it.
+/// A child that cannot be started, or that ends before or between libraries, proves nothing, so none is blamed for it.
 pub fn probe(program: &Path, args: &[&str], paths: &[PathBuf]) -> Vec<(PathBuf, String)> {
     let mut crashed = vec![];
     let mut rest = paths;
@@ -37,14 +46,20 @@ pub fn probe(program: &Path, args: &[&str], paths: &[PathBuf]) -> Vec<(PathBuf, 
             .stderr(Stdio::null())
             .spawn();
         let Ok(mut child) = child else { break };
-        let lines = child.stdout.take().map(|out| BufReader::new(out).lines().map_while(Result::ok));
-        let done = lines.map_or(0, |lines| lines.filter(|l| l == "done").count());
-        let Ok(status) = child.wait() else { break };
-        if status.success() || done >= rest.len() {
-            break;
+        let mut at = None;
+        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
+            let Ok(line) = line else { break };
+            let number = |prefix| String::from_utf8_lossy(&line).strip_prefix(prefix)?.trim().parse::<usize>().ok();
+            match (number(START), number(DONE)) {
+                (Some(i), _) => at = Some(i),
+                (_, Some(_)) => at = None,
+                _ => {}
+            }
         }
-        crashed.push((rest[done].clone(), format!("a test process that loaded it ended with {status}")));
-        rest = &rest[done + 1..];
+        let Ok(status) = child.wait() else { break };
+        let Some((at, file)) = at.and_then(|i| Some((i, rest.get(i)?))) else { break };
+        crashed.push((file.clone(), format!("a test process that loaded it ended with {status}")));
+        rest = &rest[at + 1..];
     }
     crashed
 }
