@@ -84,7 +84,7 @@ impl Library {
 fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     let fail = |message: String| LoaderError::Library { file: file.to_owned(), message };
     // SAFETY: loading a library runs its initialisers; that is what the user asked for by naming the file.
-    let library = unsafe { libloading::Library::new(file) }.map_err(|e| fail(format!("cannot be loaded: {e}")))?;
+    let library = unsafe { libloading::Library::new(file) }.map_err(|e| fail(reason(&e)))?;
     // SAFETY: the symbol is only taken as an address; `check_plugin` looks at its magic bytes first.
     let symbol = unsafe { library.get::<*const ()>(PLUGIN_SYMBOL.as_bytes()) };
     let Ok(symbol) = symbol.map(|address| *address) else {
@@ -96,6 +96,14 @@ fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     std::mem::forget(library);
     // SAFETY: the address is that of the exported symbol, in a library that now stays.
     unsafe { check_plugin(symbol) }.map_err(|source| LoaderError::Abi { file: file.to_owned(), source })
+}
+
+/// The linker's own words, which are in the source of the error.
+fn reason(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("cannot be loaded: {source}"),
+        None => format!("cannot be loaded: {error}"),
+    }
 }
 
 fn describe(file: &Path, checked: CheckedPlugin) -> Result<Library, LoaderError> {

@@ -106,7 +106,9 @@ impl Plugins {
         let fail = |message: String| LoaderError::Library { file: path.to_owned(), message };
         let info = library.info();
         let taken = |kind: &str, name: &str| {
-            fail(format!("its {kind} '{name}' is already loaded from another plugin; remove one of them from plugins.toml"))
+            fail(format!(
+                "its {kind} '{name}' is already loaded from another plugin; remove one of them from plugins.toml"
+            ))
         };
         if let Some(name) = info.backends.iter().find(|&n| self.backends.iter().any(|b| b.name() == n)) {
             return Err(taken("backend", name));

@@ -3,7 +3,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::library::Library;
 
@@ -22,6 +24,9 @@ pub fn child(paths: &[PathBuf]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A library may look for devices while it is loaded, which takes seconds on some machines.
+const LIMIT: Duration = Duration::from_secs(60);
+
 const START: &str = "rocmforge-probe start";
 const DONE: &str = "rocmforge-probe done";
 
@@ -32,7 +37,7 @@ fn say(what: &str, number: usize) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The libraries that a child process `program args.. paths..` does not survive, with what became of the child.
+/// The libraries that a child process `program args.. paths..` does not get through, with what became of the child.
 /// A child that cannot be started, or that ends before or between libraries, proves nothing, so none is blamed for it.
 pub fn probe(program: &Path, args: &[&str], paths: &[PathBuf]) -> Vec<(PathBuf, String)> {
     let mut crashed = vec![];
@@ -46,20 +51,40 @@ pub fn probe(program: &Path, args: &[&str], paths: &[PathBuf]) -> Vec<(PathBuf, 
             .stderr(Stdio::null())
             .spawn();
         let Ok(mut child) = child else { break };
-        let mut at = None;
-        for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
-            let Ok(line) = line else { break };
-            let number = |prefix| String::from_utf8_lossy(&line).strip_prefix(prefix)?.trim().parse::<usize>().ok();
-            match (number(START), number(DONE)) {
-                (Some(i), _) => at = Some(i),
-                (_, Some(_)) => at = None,
-                _ => {}
-            }
+        let (at, hangs) = follow(&mut child);
+        if hangs {
+            // It may have ended this very moment; either way `wait` returns.
+            let _ = child.kill();
         }
         let Ok(status) = child.wait() else { break };
         let Some((at, file)) = at.and_then(|i| Some((i, rest.get(i)?))) else { break };
-        crashed.push((file.clone(), format!("a test process that loaded it ended with {status}")));
+        let end = match hangs {
+            true => format!("was still at it after {} s", LIMIT.as_secs()),
+            false => format!("ended with {status}"),
+        };
+        crashed.push((file.clone(), format!("a test process that loaded it {end}")));
         rest = &rest[at + 1..];
     }
     crashed
+}
+
+/// The library that the child was at when it ended, if it was at one, and whether it had to be given up.
+fn follow(child: &mut Child) -> (Option<usize>, bool) {
+    let (sender, lines) = mpsc::channel();
+    let out = child.stdout.take();
+    std::thread::spawn(move || {
+        let lines = out.into_iter().flat_map(|out| BufReader::new(out).split(b'\n')).map_while(Result::ok);
+        lines.take_while(|line| sender.send(String::from_utf8_lossy(line).into_owned()).is_ok()).for_each(drop);
+    });
+    let mut at = None;
+    loop {
+        match lines.recv_timeout(LIMIT) {
+            Ok(line) => {
+                let number = |prefix| line.strip_prefix(prefix)?.trim().parse::<usize>().ok();
+                at = number(START).or(at).filter(|_| number(DONE).is_none());
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return (at, false),
+            Err(mpsc::RecvTimeoutError::Timeout) => return (at, true),
+        }
+    }
 }
