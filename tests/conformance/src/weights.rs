@@ -75,9 +75,9 @@ mod tests {
     fn every_type_gets_finite_values_of_the_size_asked_for() {
         for &dtype in DType::ALL {
             let elements = 4 * 256;
-            let bytes = random_bytes(&mut Random::new(dtype.name()), dtype, elements, 0.5).expect(dtype.name());
+            let bytes = random_bytes(&mut Random::new(dtype.name()), dtype, elements, 0.5).expect("random blocks");
             let mut values = vec![0.0; elements];
-            dequantize(dtype, &bytes, &mut values).expect(dtype.name());
+            dequantize(dtype, &bytes, &mut values).expect("values");
             let size = (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / elements as f64).sqrt();
             let integer = matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
             let expected = if integer { 10.0..40.0 } else { 0.1..2.0 };
