@@ -2,6 +2,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::GgufError;
+use crate::metadata::quote;
 
 /// What is being read, for error messages.
 #[derive(Clone, Copy)]
@@ -18,7 +19,10 @@ impl fmt::Display for Site<'_> {
         match self {
             Site::Header => f.write_str("file header"),
             Site::Entry(i) => write!(f, "entry {i}"),
-            Site::Key(key) => write!(f, "key \"{}\"", key.escape_debug()),
+            Site::Key(key) => {
+                f.write_str("key ")?;
+                quote(f, key)
+            }
             Site::TensorNumber(i) => write!(f, "tensor {i}"),
             Site::Tensor(name) => write!(f, "tensor \"{}\"", name.escape_debug()),
         }

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt;
 
 /// The type of a metadata value, numbered as in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,36 @@ impl Value {
             Value::I64(_) => ValueType::I64,
             Value::F64(_) => ValueType::F64,
         }
+    }
+}
+
+/// Numbers and truth values as they are, strings quoted and cut to 60 characters, arrays by length and type.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::U8(v) => v.fmt(f),
+            Value::I8(v) => v.fmt(f),
+            Value::U16(v) => v.fmt(f),
+            Value::I16(v) => v.fmt(f),
+            Value::U32(v) => v.fmt(f),
+            Value::I32(v) => v.fmt(f),
+            Value::F32(v) => v.fmt(f),
+            Value::Bool(v) => v.fmt(f),
+            Value::String(v) => quote(f, v),
+            Value::Array(v) => write!(f, "array of {} {:?}", v.len(), v.element_type()),
+            Value::U64(v) => v.fmt(f),
+            Value::I64(v) => v.fmt(f),
+            Value::F64(v) => v.fmt(f),
+        }
+    }
+}
+
+/// Writes `text` in quotes, escaped, and cut where it is long: it comes from the file and may be megabytes.
+pub(crate) fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((cut, _)) => write!(f, "\"{}…\"", text[..cut].escape_debug()),
+        None => write!(f, "\"{}\"", text.escape_debug()),
     }
 }
 

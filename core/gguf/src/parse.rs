@@ -199,7 +199,7 @@ pub(crate) fn checked_alignment(metadata: &Metadata) -> Result<u64, String> {
     match metadata.u64(ALIGNMENT_KEY) {
         Some(n) if n.is_power_of_two() && n <= 1 << 31 => Ok(n),
         _ => Err(format!(
-            "alignment is {value:?}, expected a power of two up to 2147483648"
+            "value {value}, expected a power of two up to 2147483648"
         )),
     }
 }

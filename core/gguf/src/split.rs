@@ -13,6 +13,13 @@ fn error(path: &Path, problem: String) -> GgufError {
     }
 }
 
+fn shown(metadata: &Metadata, key: &str) -> String {
+    match metadata.get(key) {
+        Some(value) => format!("{key} is {value}"),
+        None => format!("{key} is absent"),
+    }
+}
+
 /// `prefix` of a file named `prefix-00001-of-00003.gguf`, with its number (from 1) and count.
 fn name_parts(path: &Path) -> Option<(&str, u64, u64)> {
     let rest = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
@@ -39,10 +46,7 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
         .ok_or_else(|| {
             error(
                 path,
-                format!(
-                    "{COUNT_KEY} is {:?}, expected 1 to 99999",
-                    metadata.get(COUNT_KEY)
-                ),
+                format!("{}, expected 1 to 99999", shown(metadata, COUNT_KEY)),
             )
         })?;
     if count == 1 {
@@ -56,13 +60,13 @@ pub(crate) fn siblings(path: &Path, metadata: &Metadata) -> Result<Vec<PathBuf>,
             ),
         ));
     };
-    let number = metadata.u64(NUMBER_KEY);
-    if number != Some(0) {
+    if metadata.u64(NUMBER_KEY) != Some(0) {
         let first = part_path(path, prefix, 1, count);
         return Err(error(
             path,
             format!(
-                "not the first part ({NUMBER_KEY} is {number:?}, expected 0): open {} instead",
+                "not the first part ({}, expected 0): open {} instead",
+                shown(metadata, NUMBER_KEY),
                 first.display()
             ),
         ));
@@ -92,8 +96,8 @@ pub(crate) fn check_part(
             return Err(error(
                 path,
                 format!(
-                    "{key} is {:?}, expected {expected}: the parts are not of one model",
-                    metadata.get(key)
+                    "{}, expected {expected}: the parts are not of one model",
+                    shown(metadata, key)
                 ),
             ));
         }
@@ -112,8 +116,8 @@ pub(crate) fn check_tensor_count(
         _ => Err(error(
             path,
             format!(
-                "{TENSOR_COUNT_KEY} is {:?}, but the parts hold {found} tensors: a part is missing or of another model",
-                metadata.get(TENSOR_COUNT_KEY)
+                "{}, but the parts hold {found} tensors: a part is missing or of another model",
+                shown(metadata, TENSOR_COUNT_KEY)
             ),
         )),
     }

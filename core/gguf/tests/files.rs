@@ -90,10 +90,7 @@ fn split_model_that_does_not_fit_together_is_refused() {
                 ("m-00002-of-00002.gguf", "b", 2, 3, 2),
             ],
             "m-00001-of-00002.gguf",
-            &[
-                "m-00002-of-00002.gguf",
-                "split.no is Some(U16(2)), expected 1",
-            ],
+            &["m-00002-of-00002.gguf", "split.no is 2, expected 1"],
         ),
         (
             &[
@@ -101,7 +98,7 @@ fn split_model_that_does_not_fit_together_is_refused() {
                 ("m-00002-of-00002.gguf", "b", 1, 2, 5),
             ],
             "m-00001-of-00002.gguf",
-            &["split.tensors.count is Some(I32(5))", "2 tensors"],
+            &["split.tensors.count is 5", "2 tensors"],
         ),
         (
             &[("model.gguf", "a", 0, 2, 2)],
@@ -116,7 +113,7 @@ fn split_model_that_does_not_fit_together_is_refused() {
         (
             &[("m-00001-of-00001.gguf", "a", 0, 0, 1)],
             "m-00001-of-00001.gguf",
-            &["split.count is Some(U16(0)), expected 1"],
+            &["split.count is 0, expected 1"],
         ),
     ];
     for (parts, open, expected) in cases {

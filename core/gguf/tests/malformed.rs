@@ -147,14 +147,21 @@ fn broken_metadata_is_refused() {
     for alignment in [0, 3, 48] {
         check(
             entry(b"general.alignment", 4).u32(alignment),
-            &format!(
-                "key \"general.alignment\": alignment is U32({alignment}), expected a power of two"
-            ),
+            &format!("key \"general.alignment\": value {alignment}, expected a power of two"),
         );
     }
+    let long = [b'x'; 100];
+    check(
+        entry(b"general.alignment", 8).string(&long),
+        &format!("value \"{}…\", expected", "x".repeat(60)),
+    );
+    check(
+        entry(b"general.alignment", 9).u32(4).u64(2).u64(0),
+        "value array of 2 U32, expected a power of two",
+    );
     check(
         entry(b"general.alignment", 8).string(b"32"),
-        "alignment is String(\"32\"), expected a power of two",
+        "value \"32\", expected a power of two",
     );
 }
 
@@ -287,7 +294,7 @@ fn writer_refuses_what_the_reader_would() {
         ),
         (
             w.metadata("general.alignment", Value::U32(5)).err(),
-            "alignment is U32(5)",
+            "value 5, expected",
         ),
         (
             w.tensor("a", DType::F32, &[1], vec![0; 4]).err(),
