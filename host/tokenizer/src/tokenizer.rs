@@ -336,11 +336,14 @@ fn build_spm(meta: &Metadata) -> Result<(Vocab, Model, bool), TokenizerError> {
 fn read_templates(meta: &Metadata) -> Result<BTreeMap<String, String>, TokenizerError> {
     let mut templates = BTreeMap::new();
     for (key, _) in meta.iter() {
-        let Some(name) = key.strip_prefix(TEMPLATE) else {
-            continue;
+        // The list of the names is a key that begins in the same way.
+        let name = match key.strip_prefix(TEMPLATE) {
+            Some("") => Some(""),
+            Some(rest) => rest.strip_prefix('.'),
+            None => None,
         };
-        let name = name.strip_prefix('.').or(name.is_empty().then_some(""));
-        if let (Some(name), Some(source)) = (name, vocab::string(meta, key)?) {
+        let Some(name) = name else { continue };
+        if let Some(source) = vocab::string(meta, key)? {
             templates.insert(name.to_string(), source.to_string());
         }
     }
