@@ -165,7 +165,11 @@ impl BlockManager {
         for (g, group) in groups.iter().enumerate() {
             let most = (u32::MAX as usize - 1) / block_size;
             if group.blocks == 0 || group.blocks > most {
-                return Err(EngineError::config(format!("blocks of cache group {g}"), format!("1 to {most}"), group.blocks));
+                return Err(EngineError::config(
+                    format!("blocks of cache group {g}"),
+                    format!("1 to {most}"),
+                    group.blocks,
+                ));
             }
             if group.window == Some(0) {
                 return Err(EngineError::config(format!("window of cache group {g}"), "at least 1 token", 0));

@@ -12,7 +12,9 @@ pub enum EngineError {
         limit: usize,
     },
     /// The prompt leaves no room in the context.
-    #[error("the prompt has {prompt} tokens, the context holds {context} (prompt and answer together); shorten the prompt")]
+    #[error(
+        "the prompt has {prompt} tokens, the context holds {context} (prompt and answer together); shorten the prompt"
+    )]
     ContextExceeded {
         /// Tokens of the prompt.
         prompt: usize,
@@ -50,7 +52,9 @@ pub enum EngineError {
         found: String,
     },
     /// The model produced logits that are no numbers.
-    #[error("the logits for position {position} contain {found} at token {token}; the model file or the backend is at fault")]
+    #[error(
+        "the logits for position {position} contain {found} at token {token}; the model file or the backend is at fault"
+    )]
     Logits {
         /// Position in the sequence.
         position: usize,

@@ -112,6 +112,11 @@ impl Scheduler {
         (self.running.len(), self.waiting.len(), self.paused.len())
     }
 
+    /// The first sequence, in order of arrival, that runs or waits.
+    pub fn first_unpaused(&self) -> Option<RequestId> {
+        self.running.iter().chain(&self.waiting).min().copied()
+    }
+
     /// How the blocks of each group are used.
     pub fn block_counts(&self) -> Vec<BlockCounts> {
         self.blocks.counts()
@@ -203,9 +208,8 @@ impl Scheduler {
             return None;
         }
         let chunk = self.config.max_tokens;
-        let missing = |blocks: &BlockManager, tables: &BlockTables, tokens: &[u32]| {
-            blocks.missing(tables, tokens.len(), chunk)
-        };
+        let missing =
+            |blocks: &BlockManager, tables: &BlockTables, tokens: &[u32]| blocks.missing(tables, tokens.len(), chunk);
         let mut promised = vec![0; self.blocks.groups()];
         for other in &self.running {
             let other = &self.sequences[other];

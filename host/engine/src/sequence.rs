@@ -70,6 +70,10 @@ impl Sequence {
         self.tokens.push(token);
     }
 
+    pub(crate) fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+    }
+
     /// Tokens to compute before the next one can be sampled.
     pub(crate) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
