@@ -141,7 +141,10 @@ pub fn start(
     let made_for = model.executable.program().info.context_length;
     let context = model.context_length.min(made_for);
     if context < model.context_length {
-        tracing::warn!("model '{name}': context_length {} is beyond the model's {made_for}, which is used", model.context_length);
+        tracing::warn!(
+            "model '{name}': context_length {} is beyond the model's {made_for}, which is used",
+            model.context_length
+        );
     }
     let engine_config = EngineConfig {
         cache_blocks: memory::cache_blocks(&model.executable, context as usize, &config.scheduler)?,

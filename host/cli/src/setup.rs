@@ -13,7 +13,8 @@ pub fn config(args: &Args) -> Result<Config> {
     if let Some(file) = &args.config {
         return Ok(Config::read(file)?);
     }
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.canonicalize().ok()?.with_file_name("plugins.toml")));
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| Some(exe.canonicalize().ok()?.with_file_name("plugins.toml")));
     match beside.filter(|file| file.is_file()) {
         Some(file) => Ok(Config::read(&file)?),
         None => Ok(Config::default()),

@@ -56,10 +56,13 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
             f.as_ref().map(|f| json!({"tokens": tokens, "tokens_per_second": f.median, "low": f.low, "high": f.high}))
         };
         let backend = placement.rows.first().map(|r| r.backend.clone());
-        println!("{:#}", json!({
-            "model": entry.path, "backend": backend, "threads": threads, "repetitions": args.repetitions,
-            "pp": part(prompt, &pp), "tg": part(generate, &tg),
-        }));
+        println!(
+            "{:#}",
+            json!({
+                "model": entry.path, "backend": backend, "threads": threads, "repetitions": args.repetitions,
+                "pp": part(prompt, &pp), "tg": part(generate, &tg),
+            })
+        );
         return Ok(());
     }
     println!("{name}, {threads} threads, median of {} (low to high):", args.repetitions);

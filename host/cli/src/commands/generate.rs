@@ -86,4 +86,3 @@ pub fn show(event: &Event, out: &mut impl Write) -> Result<Option<String>> {
     out.flush()?;
     Ok(end)
 }
-

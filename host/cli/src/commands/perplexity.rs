@@ -21,7 +21,10 @@ pub fn run(config: &Config, args: &Perplexity) -> Result<()> {
     let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false });
     let window = args.window.map_or(model.context_length.min(512), |n| n.get()) as usize;
     if window < 4 || tokens.len() < window {
-        bail!("the text has {} tokens, expected at least one window of {window} (and a window of 4 or more)", tokens.len());
+        bail!(
+            "the text has {} tokens, expected at least one window of {window} (and a window of 4 or more)",
+            tokens.len()
+        );
     }
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
 
@@ -55,7 +58,11 @@ pub fn run(config: &Config, args: &Perplexity) -> Result<()> {
     eprintln!();
     let mean = sum / count as f64;
     let deviation = ((squares / count as f64 - mean * mean).max(0.0) / (count.max(2) - 1) as f64).sqrt();
-    println!("perplexity {:.4} +/- {:.4} ({count} tokens in {windows} windows of {window})", mean.exp(), mean.exp() * deviation);
+    println!(
+        "perplexity {:.4} +/- {:.4} ({count} tokens in {windows} windows of {window})",
+        mean.exp(),
+        mean.exp() * deviation
+    );
     Ok(())
 }
 

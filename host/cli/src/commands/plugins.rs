@@ -58,7 +58,14 @@ fn library_json(info: &LibraryInfo) -> serde_json::Value {
 }
 
 fn print_library(info: &LibraryInfo) {
-    println!("{} {} (abi {}, ir {}) {}", info.name, info.version, info.abi_version, info.ir_version, info.path.display());
+    println!(
+        "{} {} (abi {}, ir {}) {}",
+        info.name,
+        info.version,
+        info.abi_version,
+        info.ir_version,
+        info.path.display()
+    );
     for a in &info.architectures {
         println!("  architecture {} for {}", a.name, a.claims.join(", "));
     }

@@ -16,7 +16,8 @@ pub fn run(config: &Config, args: &Tokenize) -> Result<()> {
     let mut input = String::new();
     std::io::stdin().read_to_string(&mut input).context("reading standard input")?;
     let ids = if args.batch {
-        let texts: Vec<String> = serde_json::from_str(&input).context("standard input: expected a JSON array of strings")?;
+        let texts: Vec<String> =
+            serde_json::from_str(&input).context("standard input: expected a JSON array of strings")?;
         let all: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text, options)).collect();
         serde_json::to_string(&all)?
     } else {
