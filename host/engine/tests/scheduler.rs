@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::{SimulatedModel, VOCAB, argmax, expected_answer};
 use proptest::prelude::*;
@@ -82,6 +82,9 @@ struct Simulation {
     batch: StepBatch,
     logits: Vec<f32>,
     answers: BTreeMap<RequestId, Vec<u32>>,
+    /// Positions of the prompt whose logits were delivered.
+    scored: BTreeMap<RequestId, Vec<usize>>,
+    paused: BTreeSet<RequestId>,
     preemptions: usize,
     reused: usize,
 }
@@ -103,6 +106,8 @@ impl Simulation {
             batch: StepBatch::new(groups.len(), load.block_size),
             logits: Vec::new(),
             answers: BTreeMap::new(),
+            scored: BTreeMap::new(),
+            paused: BTreeSet::new(),
             preemptions: 0,
             reused: 0,
         }
@@ -122,6 +127,9 @@ impl Simulation {
             let advances = plan.slices.iter().any(|s| s.id == *id);
             prop_assert!(advances || (i > 0 && !generating), "{:?} starves", id);
         }
+        for id in plan.preempted.iter().filter(|id| !self.paused.contains(id)) {
+            prop_assert!(running.iter().all(|r| r < id), "{:?} gave way to a newer one", id);
+        }
         prop_assert!(!running.is_empty() || self.scheduler.first_unpaused().is_none(), "nothing runs");
         self.batch.fill(&plan, &self.scheduler);
         let rows = self.batch.rows().to_vec();
@@ -138,6 +146,7 @@ impl Simulation {
             let tokens = self.scheduler.sequence(row.id).unwrap().tokens();
             prop_assert_eq!(logits, common::expected_logits(&load.windows, &tokens[..=row.position]));
             if !row.samples {
+                self.scored.entry(row.id).or_default().push(row.position);
                 continue;
             }
             self.scheduler.append(row.id, argmax(logits));
@@ -183,8 +192,14 @@ fn run(load: &Load) -> Result<(usize, usize), TestCaseError> {
                 prop_assert!(simulation.scheduler.audit().is_ok());
             }
             match arrival.pause {
-                Some((after, _)) if step == arrival.step + after => simulation.scheduler.pause(id),
-                Some((after, long)) if step == arrival.step + after + long => simulation.scheduler.resume(id),
+                Some((after, _)) if step == arrival.step + after => {
+                    simulation.paused.insert(id);
+                    simulation.scheduler.pause(id);
+                }
+                Some((after, long)) if step == arrival.step + after + long => {
+                    simulation.paused.remove(&id);
+                    simulation.scheduler.resume(id);
+                }
                 _ => {}
             }
         }
@@ -203,6 +218,10 @@ fn run(load: &Load) -> Result<(usize, usize), TestCaseError> {
         let expected = expected_answer(&load.windows, &arrival.prompt, found.len());
         prop_assert_eq!(&found, &expected, "request {}", i);
         prop_assert!(found.len() == arrival.answer || arrival.cancel_after.is_some(), "request {} is not done", i);
+        let scored = simulation.scored.remove(&RequestId(i as u64)).unwrap_or_default();
+        let wanted = if arrival.prompt_logits { arrival.prompt.len() - 1 } else { 0 };
+        prop_assert!(scored.iter().copied().eq(0..scored.len()), "prompt logits once and in order: {:?}", scored);
+        prop_assert!(scored.len() == wanted || arrival.cancel_after.is_some());
     }
     Ok((simulation.preemptions, simulation.reused))
 }
