@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod adapters;
 mod batch;
 mod block;
 mod config;
