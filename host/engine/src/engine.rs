@@ -194,11 +194,12 @@ impl EngineHandle {
     /// Takes no more requests, lets those in the engine run for `drain`, cancels the rest, and returns when the thread
     /// has ended. Blocks for that time: not to be called in an asynchronous task.
     pub fn shutdown(&self, drain: Duration) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
         // A drain beyond the clock's range means no limit worth the name.
         let deadline =
             Instant::now().checked_add(drain).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
         let _ = self.shared.commands.send(Command::Shutdown(deadline));
+        // The engine itself refuses what is submitted in between.
+        self.shared.stopping.store(true, Ordering::SeqCst);
         let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -112,6 +112,11 @@ impl Scheduler {
         (self.running.len(), self.waiting.len(), self.paused.len())
     }
 
+    /// Sequences that run, in order of arrival.
+    pub fn running(&self) -> impl Iterator<Item = RequestId> {
+        self.running.iter().copied()
+    }
+
     /// The first sequence, in order of arrival, that runs or waits.
     pub fn first_unpaused(&self) -> Option<RequestId> {
         self.running.iter().chain(&self.waiting).min().copied()
@@ -150,7 +155,7 @@ impl Scheduler {
             }
         }
         while plan.preempted.is_empty() && plan.tokens() < self.config.max_tokens {
-            let Some(id) = self.admit() else { break };
+            let Some(id) = self.admit(prompt_rows) else { break };
             self.plan_slice(id, &mut plan, &mut prompt_rows);
         }
         plan
@@ -202,9 +207,10 @@ impl Scheduler {
     }
 
     /// Moves the first waiting sequence to the running ones if there is room for it.
-    fn admit(&mut self) -> Option<RequestId> {
+    fn admit(&mut self, prompt_rows: usize) -> Option<RequestId> {
         let id = *self.waiting.first()?;
-        if self.running.len() >= self.config.max_sequences {
+        let no_rows = prompt_rows == 0 && self.sequences.get(&id)?.prompt_logits_from.is_some();
+        if no_rows || self.running.len() >= self.config.max_sequences {
             return None;
         }
         let chunk = self.config.max_tokens;
