@@ -287,3 +287,18 @@ fn errors_are_of_their_kind() {
         Err(TokenizerError::Missing { .. })
     ));
 }
+
+#[test]
+fn threads_can_share_tokenizers_and_templates() {
+    fn shareable<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let tokenizer = shareable(load(&fixture("tekken.gguf")));
+    let _template = shareable(tokenizer.compile_chat_template().unwrap());
+    let expected = tokenizer.encode("Hello world", TEXT);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(tokenizer.encode("Hello world", TEXT), expected));
+        }
+    });
+}
