@@ -1,0 +1,40 @@
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// The plugin's own table in `plugins.toml`.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    json: String,
+}
+
+impl Options {
+    pub(crate) fn new(json: &str) -> Options {
+        Options { json: json.to_owned() }
+    }
+
+    /// The table as a type of the plugin's. Derive `Deserialize` with `#[serde(default, deny_unknown_fields)]`, so
+    /// that a misspelt key is an error that lists the known ones.
+    ///
+    /// # Errors
+    /// An unknown key or a value of the wrong type.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        let json = if self.json.is_empty() { "{}" } else { &self.json };
+        serde_json::from_str(json).map_err(|e| Error::invalid(format!("plugin options: {e}")))
+    }
+
+    /// For a plugin without options: a table with keys is an error that names them.
+    ///
+    /// # Errors
+    /// There are keys.
+    pub fn expect_none(&self) -> Result<()> {
+        let table: serde_json::Map<String, serde_json::Value> = self.parse()?;
+        match table.keys().next() {
+            None => Ok(()),
+            Some(_) => {
+                let keys: Vec<_> = table.keys().map(String::as_str).collect();
+                Err(Error::invalid(format!("plugin options: expected none, found {}", keys.join(", "))))
+            }
+        }
+    }
+}

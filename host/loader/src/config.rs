@@ -1,0 +1,240 @@
+//! `plugins.toml`: which plugins to load, where models run, how they are served.
+//!
+//! Unknown keys and wrong values are errors that name file, line and key.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::LoaderError;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folders to look for plugins in, relative to the file; the program's own folder is always looked at last.
+    pub search_paths: Vec<PathBuf>,
+    /// The plugins, in order of preference. None: every plugin in the search paths.
+    pub plugins: Vec<PluginEntry>,
+    /// Where models run.
+    pub placement: PlacementSettings,
+    /// Models by the name that clients use.
+    pub models: BTreeMap<String, ModelEntry>,
+    /// Batching and memory.
+    pub scheduler: SchedulerSettings,
+    /// HTTP.
+    pub server: ServerSettings,
+    /// Log.
+    pub log: LogSettings,
+    /// The file that this was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+}
+
+/// One plugin.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginEntry {
+    /// Its name: `backend-cpu` is the file `librocmforge_backend_cpu.so` in the search paths.
+    pub name: Option<String>,
+    /// Its file, relative to `plugins.toml`, instead of a name.
+    pub path: Option<PathBuf>,
+    /// Whether the host starts without it, with a warning, if it cannot be loaded.
+    #[serde(default)]
+    pub optional: bool,
+    /// Passed to the plugin, which checks it.
+    #[serde(default)]
+    pub options: toml::Table,
+}
+
+impl PluginEntry {
+    /// For messages.
+    pub fn label(&self) -> String {
+        match (&self.name, &self.path) {
+            (Some(name), _) => name.clone(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "plugin without name".into(),
+        }
+    }
+}
+
+/// Where models run.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlacementSettings {
+    /// Backends in order of preference; empty: in the order of the plugins.
+    pub backends: Vec<String>,
+    /// Whether a model runs on a later backend when an earlier one cannot take it. `false`: that is an error.
+    pub fallback: bool,
+    /// Threads that the CPU computes with; absent: what affinity and cgroup quota leave.
+    pub threads: Option<NonZeroU32>,
+}
+
+impl Default for PlacementSettings {
+    fn default() -> Self {
+        PlacementSettings { backends: vec![], fallback: true, threads: None }
+    }
+}
+
+/// One model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelEntry {
+    /// The GGUF file, relative to `plugins.toml`; the first part of a split one.
+    pub path: PathBuf,
+    /// The architecture plugin to use, where several would take the file.
+    pub architecture: Option<String>,
+    /// Longest context in tokens; absent: the model's own.
+    pub context_length: Option<NonZeroU32>,
+    /// File with a chat template to use instead of the model's, relative to `plugins.toml`.
+    pub chat_template: Option<PathBuf>,
+}
+
+/// Batching and memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerSettings {
+    /// Most sequences that are decoded together.
+    pub max_sequences: NonZeroUsize,
+    /// Most tokens, of prompts and answers together, in one step.
+    pub max_step_tokens: NonZeroUsize,
+    /// Tokens per block of KV cache.
+    pub block_size: NonZeroUsize,
+    /// Memory for the KV cache, MiB; absent: enough for `max_sequences` full contexts, up to a quarter of free memory.
+    pub kv_cache_mib: Option<NonZeroUsize>,
+    /// Most requests that wait; more are refused as overload.
+    pub max_queue: usize,
+    /// Whether blocks of finished requests are kept for prompts that begin alike.
+    pub prefix_cache: bool,
+}
+
+impl Default for SchedulerSettings {
+    fn default() -> Self {
+        let size = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        SchedulerSettings {
+            max_sequences: size(16),
+            max_step_tokens: size(512),
+            block_size: size(16),
+            kv_cache_mib: None,
+            max_queue: 256,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// HTTP.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on; 0: any free one.
+    pub port: u16,
+    /// `Host` header values that are accepted besides loopback names; empty while listening beyond loopback: any.
+    pub allowed_hosts: Vec<String>,
+    /// Origins that browsers may call from; empty: none but the server's own.
+    pub cors_origins: Vec<String>,
+    /// Largest request body, MiB.
+    pub max_body_mib: NonZeroUsize,
+    /// Seconds that running requests get to finish after a signal to stop.
+    pub shutdown_seconds: u64,
+    /// Most tokens that a request without a limit of its own gets; absent: the rest of the context.
+    pub default_max_tokens: Option<NonZeroU32>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        ServerSettings {
+            host: "127.0.0.1".into(),
+            port: 8080,
+            allowed_hosts: vec![],
+            cors_origins: vec![],
+            max_body_mib: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
+            shutdown_seconds: 30,
+            default_max_tokens: None,
+        }
+    }
+}
+
+/// Log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// A filter as of tracing's `EnvFilter`, e.g. `info` or `rocmforge=debug`; absent: `info`.
+    pub filter: Option<String>,
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it are made relative to its folder.
+    ///
+    /// # Errors
+    /// Unreadable, malformed, an unknown key or a wrong value: with file, line and key.
+    pub fn read(file: &Path) -> Result<Config, LoaderError> {
+        let text = std::fs::read_to_string(file).map_err(|e| LoaderError::Config {
+            file: file.to_owned(),
+            line: None,
+            message: format!("cannot be read: {e}"),
+        })?;
+        Config::parse(&text, file)
+    }
+
+    /// As [`read`](Config::read), from text.
+    ///
+    /// # Errors
+    /// As [`read`](Config::read).
+    pub fn parse(text: &str, file: &Path) -> Result<Config, LoaderError> {
+        let mut config: Config = toml::from_str(text).map_err(|e| located(text, file, &e))?;
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let resolve = |p: &mut PathBuf| *p = folder.join(&*p);
+        config.search_paths.iter_mut().for_each(resolve);
+        for (i, plugin) in config.plugins.iter_mut().enumerate() {
+            if plugin.name.is_some() == plugin.path.is_some() {
+                return Err(LoaderError::Config {
+                    file: file.to_owned(),
+                    line: nth_table_line(text, "[[plugins]]", i),
+                    message: "plugins: expected either `name` or `path`".into(),
+                });
+            }
+            plugin.path.iter_mut().for_each(resolve);
+        }
+        for model in config.models.values_mut() {
+            resolve(&mut model.path);
+            model.chat_template.iter_mut().for_each(resolve);
+        }
+        config.file = Some(file.to_owned());
+        Ok(config)
+    }
+}
+
+/// The line, and the key if the message does not name it already.
+fn located(text: &str, file: &Path, error: &toml::de::Error) -> LoaderError {
+    let span = error.span();
+    let line = span.as_ref().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+    let source = line.and_then(|n| text.lines().nth(n - 1)).unwrap_or_default();
+    let key = source.split_once('=').map(|(key, _)| key.trim()).filter(|k| !k.is_empty());
+    let message = error.message();
+    let message = match key {
+        Some(key) if !message.contains(&format!("`{key}`")) => format!("key `{key}`: {message}"),
+        _ => message.to_owned(),
+    };
+    LoaderError::Config { file: file.to_owned(), line, message }
+}
+
+fn nth_table_line(text: &str, header: &str, n: usize) -> Option<usize> {
+    text.lines().enumerate().filter(|(_, l)| l.trim() == header).nth(n).map(|(i, _)| i + 1)
+}

@@ -1,0 +1,115 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocmforge_abi::CompileOptions;
+use rocmforge_gguf::GgufFile;
+use rocmforge_program::Program;
+
+use crate::backend::Executable;
+use crate::error::LoaderError;
+use crate::placement::{Placement, place};
+use crate::plugins::{Plugins, SharedPlugins};
+
+/// What the user has set for a model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The architecture plugin to use; absent: the one that fits best.
+    pub architecture: Option<String>,
+    /// Longest context in tokens; absent: the model's own.
+    pub context_length: Option<u32>,
+    /// Whether later backends are tried when an earlier one cannot take the model.
+    pub fallback: bool,
+    /// Sizes to compile for.
+    pub compile: CompileOptions,
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress {
+    /// Bytes of weights that the backend has.
+    pub done: u64,
+    /// Bytes of weights in all.
+    pub total: u64,
+}
+
+/// A model file on a backend, with its weights bound and no KV cache yet.
+pub struct Model {
+    /// Runs it.
+    pub executable: Executable,
+    /// The file.
+    pub file: Arc<GgufFile>,
+    /// The architecture plugin that described it.
+    pub architecture: String,
+    /// Where it runs.
+    pub placement: Placement,
+    /// Longest context in tokens.
+    pub context_length: u32,
+    /// Tensors of the file that the program does not read.
+    pub unused_tensors: Vec<String>,
+    plugins: SharedPlugins,
+}
+
+impl Model {
+    /// Opens a file, asks its architecture for the program, places and compiles it, and binds the weights.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, by key or tensor; no architecture or backend for it; out of memory.
+    pub fn load(
+        plugins: &Arc<Plugins>,
+        path: &Path,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model, LoaderError> {
+        plugins.require_backend()?;
+        let file = Arc::new(GgufFile::open(path)?);
+        let (program, architecture) = describe(plugins, &file, options)?;
+        let unused_tensors = unused(&file, &program);
+        for name in &unused_tensors {
+            tracing::warn!(model = %path.display(), "tensor '{name}' of the file is not used by architecture '{architecture}'");
+        }
+        let (backend, program, placement) = place(&program, plugins.backends(), options.fallback)?;
+        let context_length = options.context_length.unwrap_or(program.info.context_length);
+        let total = placement.rows.iter().map(|r| r.weight_bytes).sum();
+        let mut executable = backend.compile(Arc::new(program), Arc::clone(&file), options.compile)?;
+        executable.bind_all(&mut |done| progress(LoadProgress { done, total }))?;
+        Ok(Model {
+            executable,
+            file,
+            architecture,
+            placement,
+            context_length,
+            unused_tensors,
+            plugins: Arc::clone(plugins),
+        })
+    }
+
+    /// The plugins that it was loaded with.
+    pub fn plugins(&self) -> &Arc<Plugins> {
+        &self.plugins
+    }
+
+    /// The program of a file, without compiling it.
+    ///
+    /// # Errors
+    /// As [`load`](Model::load), but for backends.
+    pub fn program(plugins: &Plugins, file: &GgufFile, options: &LoadOptions) -> Result<Program, LoaderError> {
+        describe(plugins, file, options).map(|(program, _)| program)
+    }
+}
+
+fn describe(plugins: &Plugins, file: &GgufFile, options: &LoadOptions) -> Result<(Program, String), LoaderError> {
+    let path = || file.shards().first().map_or_else(PathBuf::new, |m| m.path().to_owned());
+    let architecture = plugins.architecture_for(file, options.architecture.as_deref())?;
+    let program = architecture.build(file, options.context_length.unwrap_or(0)).map_err(|e| match e {
+        LoaderError::Plugin { message, plugin, .. } => {
+            LoaderError::Model { file: path(), message: format!("{plugin}: {message}") }
+        }
+        other => other,
+    })?;
+    Ok((program, architecture.info().name.clone()))
+}
+
+fn unused(file: &GgufFile, program: &Program) -> Vec<String> {
+    let used: std::collections::HashSet<&str> = program.weights.iter().map(|w| w.name.as_str()).collect();
+    file.tensors().iter().filter(|t| !used.contains(t.name.as_str())).map(|t| t.name.clone()).collect()
+}
