@@ -1,9 +1,9 @@
 use std::fmt;
 
 use crate::error::KernelError;
+use crate::simd::{Kernel, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
-use crate::simd::{Kernel, scalar::Scalar};
 
 /// An instruction set that this processor has; the proof is in having one.
 #[derive(Clone, Copy)]

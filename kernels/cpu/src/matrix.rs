@@ -107,8 +107,25 @@ pub fn decode(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(
     isa.run(Decode { dtype, bytes, out })
 }
 
+struct Native;
+
+impl ForFormat for Native {
+    type Out = bool;
+
+    fn native<F: Format>(self) -> bool {
+        true
+    }
+
+    fn other(self) -> bool {
+        false
+    }
+}
+
 /// Whether weights of this type can be computed with.
 pub fn can_decode(dtype: DType) -> bool {
+    if for_format(dtype, Native) {
+        return true;
+    }
     let layout = dtype.layout();
     let (bytes, mut out) = (vec![0; layout.block_bytes], vec![0.0; layout.block_elements]);
     decode(Isa::scalar(), dtype, &bytes, &mut out).is_ok()
@@ -152,6 +169,5 @@ impl<S: Simd> ForFormat for DecodeAs<'_, S> {
 
 /// Types without a decoder of our own.
 pub(crate) fn other(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
-    rocmforge_quant::dequantize(dtype, bytes, out)
-        .map_err(|e| KernelError::Weights { dtype, reason: e.to_string() })
+    rocmforge_quant::dequantize(dtype, bytes, out).map_err(|e| KernelError::Weights { dtype, reason: e.to_string() })
 }

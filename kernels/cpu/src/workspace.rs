@@ -78,3 +78,9 @@ pub(crate) fn floats(lines: &mut [Line]) -> &mut [f32] {
     // SAFETY: a Line is 16 f32 without padding (its size is its alignment), so these are 16 times as many f32.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
 }
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Workspace of {} lines and {} threads", self.packed.len(), self.threads.len())
+    }
+}

@@ -9,7 +9,8 @@ pub(crate) struct Avx2(());
 impl Avx2 {
     /// The token, if the processor and the system support it.
     pub(crate) fn detect() -> Option<Avx2> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")).then_some(Avx2(()))
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Avx2(()))
     }
 
     pub(crate) fn enter<K: Kernel>(self, kernel: K) -> K::Out {
@@ -65,6 +66,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
+    fn if_less(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
+    }
+    #[inline(always)]
     fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: the token proves the instruction set.
         unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -77,24 +83,17 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn exp2i(self, a: __m256) -> __m256 {
         // SAFETY: the token proves the instruction set.
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127)), 23)) }
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127)), 23))
+        }
     }
     #[inline(always)]
     fn sum(self, a: __m256) -> f32 {
         // SAFETY: the token proves the instruction set.
-        unsafe { 
+        unsafe {
             let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        }
-    }
-    #[inline(always)]
-    fn largest(self, a: __m256) -> f32 {
-        // SAFETY: the token proves the instruction set.
-        unsafe { 
-            let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
 

@@ -9,7 +9,14 @@ pub(crate) struct Avx512(());
 impl Avx512 {
     /// The token, if the processor and the system support it.
     pub(crate) fn detect() -> Option<Avx512> {
-        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")).then_some(Avx512(()))
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Avx512(()))
     }
 
     pub(crate) fn enter<K: Kernel>(self, kernel: K) -> K::Out {
@@ -65,6 +72,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
+    fn if_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes) }
+    }
+    #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the token proves the instruction set.
         unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -77,17 +89,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn exp2i(self, a: __m512) -> __m512 {
         // SAFETY: the token proves the instruction set.
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23)) }
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23))
+        }
     }
     #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         // SAFETY: the token proves the instruction set.
         unsafe { _mm512_reduce_add_ps(a) }
-    }
-    #[inline(always)]
-    fn largest(self, a: __m512) -> f32 {
-        // SAFETY: the token proves the instruction set.
-        unsafe { _mm512_reduce_max_ps(a) }
     }
 
     #[inline(always)]

@@ -34,8 +34,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The lanes of `yes` where `a < b`, of `no` elsewhere and for NaN.
+    fn if_less(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// `a * b + c`.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// To the nearest integer, ties to even.
@@ -44,8 +48,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn exp2i(self, a: Self::V) -> Self::V;
     /// Sum of the lanes.
     fn sum(self, a: Self::V) -> f32;
-    /// Largest lane.
-    fn largest(self, a: Self::V) -> f32;
 
     /// # Safety
     /// `p` is readable for `LANES` elements.

@@ -60,6 +60,10 @@ impl Simd for Scalar {
         lanes!(i => if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn if_less(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        lanes!(i => if a[i] < b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Not f32::mul_add, which is a library call where there is no such instruction.
         lanes!(i => a[i] * b[i] + c[i])
@@ -75,10 +79,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
         (a[0] + a[2]) + (a[1] + a[3])
-    }
-    #[inline(always)]
-    fn largest(self, a: Self::V) -> f32 {
-        a[0].max(a[1]).max(a[2].max(a[3]))
     }
 
     #[inline(always)]
