@@ -250,3 +250,35 @@ fn caches_default_to_no_window() {
     assert_eq!(cache, CacheDecl { layer: 0, kv_heads: 1, key_dim: 2, value_dim: 3, group: 0, window: None });
     assert_eq!(serde_json::to_string(&cache).unwrap(), text);
 }
+
+/// The text of the first fenced block of this language in `docs/IR.md`.
+fn documented(language: &str) -> (String, String) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/IR.md");
+    let doc = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = doc.split_once(&format!("```{language}\n")).unwrap();
+    let block = rest.split_once("```").unwrap().0.to_owned();
+    (doc, block)
+}
+
+#[test]
+fn the_documented_example_is_a_program() {
+    let (_, bytes) = documented("json");
+    let program = Program::from_bytes(bytes.as_bytes()).unwrap();
+    assert_eq!(program.ir, IR_VERSION);
+    assert_eq!(program.to_string(), documented("text").1);
+}
+
+#[test]
+fn every_operation_is_documented() {
+    let error = read(|p| p["nodes"][2]["op"] = json!("?")).unwrap_err();
+    let known = error.split_once("expected one of ").unwrap().1;
+    // The names are in backquotes, with other text between them.
+    let names: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    assert!(names.len() > 20, "{error}");
+    let (doc, _) = documented("json");
+    let rows: Vec<_> = doc.lines().filter_map(|l| l.strip_prefix("| `")?.split(" |").next()).collect();
+    for name in names {
+        let found = rows.iter().any(|row| row.split('`').any(|n| n == name));
+        assert!(found, "docs/IR.md has no row for `{name}`");
+    }
+}
