@@ -1,0 +1,258 @@
+//! Byte-level byte-pair encoding (GPT-2 and its descendants).
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use foldhash::fast::FixedState;
+use rocmforge_gguf::Metadata;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+use crate::pre::{PreType, Splitter};
+use crate::vocab::{self, Vocab};
+use crate::{TokenType, TokenizerError};
+
+const MERGES: &str = "tokenizer.ggml.merges";
+const NONE: u32 = u32::MAX;
+/// Below this many symbols a linear scan for the best merge beats a heap.
+const SCAN_LIMIT: usize = 48;
+
+/// Merge priority (lower first) and the token that the pair becomes.
+#[derive(Clone, Copy)]
+struct Merge {
+    rank: u32,
+    id: u32,
+}
+
+const NO_MERGE: Merge = Merge {
+    rank: NONE,
+    id: NONE,
+};
+
+pub(crate) struct Bpe {
+    splitter: Splitter,
+    /// Token of each single byte, or `NONE`.
+    bytes: [u32; 256],
+    merges: HashMap<u64, Merge, FixedState>,
+    /// Token whose bytes are the whole piece; empty unless the pre-tokenizer ignores merges.
+    pieces: HashMap<Box<[u8]>, u32, FixedState>,
+    nfc: bool,
+}
+
+/// Working memory that is reused from piece to piece.
+#[derive(Default)]
+struct Scratch {
+    ids: Vec<u32>,
+    merges: Vec<Merge>,
+}
+
+impl Bpe {
+    pub fn new(meta: &Metadata, pre: &PreType, vocab: &Vocab) -> Result<Bpe, TokenizerError> {
+        let by_text: HashMap<&str, u32, FixedState> =
+            vocab.ids().map(|id| (vocab.text(id), id)).collect();
+        let mut bytes = [NONE; 256];
+        for (byte, slot) in bytes.iter_mut().enumerate() {
+            let mut buffer = [0; 4];
+            let text = byte_to_char(byte as u8).encode_utf8(&mut buffer);
+            *slot = by_text.get(&*text).copied().unwrap_or(NONE);
+        }
+        let mut pieces = HashMap::with_hasher(FixedState::default());
+        if pre.ignore_merges {
+            let normal = vocab
+                .ids()
+                .filter(|&id| vocab.token_type(id) == TokenType::Normal);
+            pieces.extend(normal.map(|id| (vocab.bytes(id).into(), id)));
+            pieces.remove(&[][..]);
+        }
+        Ok(Bpe {
+            splitter: Splitter::new(pre)?,
+            bytes,
+            merges: read_merges(meta, &by_text)?,
+            pieces,
+            nfc: pre.nfc,
+        })
+    }
+
+    /// Appends the tokens of `text`. A byte that has no token in the vocabulary is left out.
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
+        let mut scratch = Scratch::default();
+        let mut piece = |p: &str| self.encode_piece(p.as_bytes(), &mut scratch, out);
+        if self.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+            let text: String = text.nfc().collect();
+            self.splitter.split(&text, &mut |p| piece(p));
+        } else {
+            self.splitter.split(text, &mut piece);
+        }
+    }
+
+    fn encode_piece(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        if let Some(&id) = self.pieces.get(piece) {
+            return out.push(id);
+        }
+        scratch.ids.clear();
+        let ids = piece.iter().map(|&b| self.bytes[usize::from(b)]);
+        scratch.ids.extend(ids.filter(|&id| id != NONE));
+        if scratch.ids.len() <= SCAN_LIMIT {
+            self.merge_by_scan(scratch);
+            out.extend_from_slice(&scratch.ids);
+        } else {
+            self.merge_by_heap(&scratch.ids, out);
+        }
+    }
+
+    fn lookup(&self, left: u32, right: u32) -> Merge {
+        self.merges
+            .get(&pair(left, right))
+            .copied()
+            .unwrap_or(NO_MERGE)
+    }
+
+    /// Applies the best merge until none is left, leftmost first among equals; quadratic in the number of symbols.
+    fn merge_by_scan(&self, scratch: &mut Scratch) {
+        let Scratch { ids, merges } = scratch;
+        merges.clear();
+        merges.extend(ids.windows(2).map(|w| self.lookup(w[0], w[1])));
+        while let Some((at, best)) = merges
+            .iter()
+            .copied()
+            .enumerate()
+            .min_by_key(|(_, m)| m.rank)
+        {
+            if best.rank == NONE {
+                break;
+            }
+            ids[at] = best.id;
+            ids.remove(at + 1);
+            merges.remove(at);
+            if at > 0 {
+                merges[at - 1] = self.lookup(ids[at - 1], best.id);
+            }
+            if at < merges.len() {
+                merges[at] = self.lookup(best.id, ids[at + 1]);
+            }
+        }
+    }
+
+    /// The same result in O(n log n): a heap of candidate merges over a linked list of symbols.
+    fn merge_by_heap(&self, symbols: &[u32], out: &mut Vec<u32>) {
+        let n = symbols.len();
+        let mut ids = symbols.to_vec();
+        let mut next: Vec<usize> = (1..=n).collect();
+        let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
+        // The merge of each symbol with its successor; a heap entry is stale unless its rank is the one here.
+        let mut merge: Vec<Merge> = symbols
+            .windows(2)
+            .map(|w| self.lookup(w[0], w[1]))
+            .collect();
+        merge.push(NO_MERGE);
+        let mut heap: BinaryHeap<Reverse<(u32, usize)>> = merge
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| m.rank != NONE)
+            .map(|(i, m)| Reverse((m.rank, i)))
+            .collect();
+        while let Some(Reverse((rank, left))) = heap.pop() {
+            let best = merge[left];
+            if best.rank != rank {
+                continue;
+            }
+            let right = next[left];
+            ids[left] = best.id;
+            ids[right] = NONE;
+            merge[right] = NO_MERGE;
+            next[left] = next[right];
+            if next[left] < n {
+                previous[next[left]] = left;
+            }
+            let mut update = |at: usize, ids: &[u32], right: usize| {
+                merge[at] = if right < n {
+                    self.lookup(ids[at], ids[right])
+                } else {
+                    NO_MERGE
+                };
+                if merge[at].rank != NONE {
+                    heap.push(Reverse((merge[at].rank, at)));
+                }
+            };
+            update(left, &ids, next[left]);
+            if previous[left] < n {
+                update(previous[left], &ids, left);
+            }
+        }
+        out.extend(ids.into_iter().filter(|&id| id != NONE));
+    }
+}
+
+fn pair(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
+/// Reads the merge list, in order of rank. A merge that names, or would make, a token that the vocabulary lacks can
+/// never apply and is skipped; of a pair listed twice the first counts.
+fn read_merges(
+    meta: &Metadata,
+    by_text: &HashMap<&str, u32, FixedState>,
+) -> Result<HashMap<u64, Merge, FixedState>, TokenizerError> {
+    let list = vocab::strings(
+        meta,
+        MERGES,
+        "a byte-level BPE tokenizer needs its merge list",
+    )?;
+    let mut merges = HashMap::with_capacity_and_hasher(list.len(), FixedState::default());
+    let mut joined = String::new();
+    for (index, entry) in list.iter().enumerate() {
+        // A space cannot be the first character of a half, but it may follow one.
+        let space = entry.bytes().skip(1).position(|b| b == b' ').map(|p| p + 1);
+        let Some((left, right)) = space.map(|p| (&entry[..p], &entry[p + 1..])) else {
+            return Err(TokenizerError::Entry {
+                key: MERGES,
+                index,
+                what: format!("expected two tokens separated by a space, found {entry:?}"),
+            });
+        };
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        let id = |text: &str| by_text.get(text).copied();
+        if let (Some(l), Some(r), Some(id)) = (id(left), id(right), id(&joined)) {
+            let rank = index as u32;
+            merges.entry(pair(l, r)).or_insert(Merge { rank, id });
+        }
+    }
+    Ok(merges)
+}
+
+/// GPT-2's printable stand-in for a byte: itself where it is a printable Latin-1 character, else one from U+0100 on.
+pub(crate) fn byte_to_char(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&b| !printable(b)).count() as u32;
+    char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// The inverse of [`byte_to_char`].
+pub(crate) fn char_to_byte(c: char) -> Option<u8> {
+    match u32::from(c) {
+        v @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(v as u8),
+        v @ 0x100..=0x120 => Some((v - 0x100) as u8),
+        v @ 0x121..=0x142 => Some((v - 0x121 + 0x7f) as u8),
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_characters_round_trip() {
+        for byte in 0..=255u8 {
+            assert_eq!(char_to_byte(byte_to_char(byte)), Some(byte), "{byte:#x}");
+        }
+        assert_eq!(byte_to_char(b' '), 'Ġ');
+        assert_eq!(byte_to_char(b'\n'), 'Ċ');
+        assert_eq!(char_to_byte('▁'), None);
+    }
+}
