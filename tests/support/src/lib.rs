@@ -3,8 +3,11 @@
 //! A fixture that cannot be read fails the test with a panic that names the file; this crate is for tests only.
 #![forbid(unsafe_code)]
 
+mod build;
+
 use std::path::{Path, PathBuf};
 
+pub use build::{build, build_folder, build_plugins};
 use serde_json::Value;
 
 /// The ground-truth models that are committed, one directory each.
