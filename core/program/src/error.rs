@@ -45,6 +45,16 @@ impl ProgramError {
         ProgramError::Step { place: place.to_string(), expected: expected.to_string(), found: found.to_string() }
     }
 
+    /// The same, with the place of the custom operation that it was found in.
+    pub(crate) fn inside(self, outer: &str) -> ProgramError {
+        match self {
+            ProgramError::Rule { place, expected, found } => {
+                ProgramError::rule(format!("{outer}: {place}"), expected, found)
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn decode(e: serde_json::Error) -> ProgramError {
         ProgramError::Decode(e.to_string())
     }

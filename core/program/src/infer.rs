@@ -1,5 +1,5 @@
 use crate::error::ProgramError;
-use crate::op::{Attention, Custom, InputSource, Op, Rope, RopeScaling, Router, ValueId, WeightId};
+use crate::op::{InputSource, Op, ValueId, WeightId};
 use crate::program::{CacheDecl, Node, Program, WeightDecl};
 use crate::shape::{Element, Lead, ValueType};
 
@@ -7,12 +7,33 @@ use crate::shape::{Element, Lead, ValueType};
 #[derive(Clone, Debug, Default)]
 pub struct Types {
     types: Vec<ValueType>,
+    ranges: Vec<Range>,
+}
+
+/// What is known of the numbers in an index value, so that no lookup can leave its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Range {
+    /// Nothing, or the value is not an index.
+    Any,
+    /// Rows of the step, as [`Step::check`](crate::Step::check) has checked.
+    Rows,
+    /// Numbers below this one.
+    Below(usize),
 }
 
 impl Types {
     /// The type of a value, if it is defined.
     pub fn get(&self, value: ValueId) -> Option<&ValueType> {
         self.types.get(value.index())
+    }
+
+    pub(crate) fn range(&self, value: ValueId) -> Range {
+        self.ranges.get(value.index()).copied().unwrap_or(Range::Any)
+    }
+
+    pub(crate) fn push(&mut self, ty: ValueType, range: Range) {
+        self.types.push(ty);
+        self.ranges.push(range);
     }
 
     /// Number of values.
@@ -51,7 +72,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) types: Types,
 }
 
-type Outs = Vec<ValueType>;
+pub(crate) type Outs = Vec<ValueType>;
 
 impl Scope<'_> {
     /// Checks a node and appends the types of its results.
@@ -61,26 +82,41 @@ impl Scope<'_> {
         if node.layer.is_some_and(|l| l >= self.layers) {
             return Err(ProgramError::rule(place, format!("a layer below {}", self.layers), "that layer"));
         }
-        let outs = Check { scope: self, place: &place }.op(&node.op)?;
+        let check = Check { scope: self, place: &place };
+        // Once per custom operation, not once for types and once for ranges: nesting would double the work each time.
+        let (outs, ranges) = match &node.op {
+            Op::Custom(custom) => check.custom(custom)?,
+            op => {
+                let outs = check.op(op)?;
+                let ranges = check.ranges(op, outs.len())?;
+                (outs, ranges)
+            }
+        };
         if let Some(bad) = outs.iter().find(|t| t.shape.row_elements().is_none_or(|n| n == 0)) {
             return Err(ProgramError::rule(place, "a result with elements that can be counted", bad));
         }
         self.types.types.extend(outs);
+        self.types.ranges.extend(ranges);
         Ok(())
     }
 }
 
-struct Check<'a> {
-    scope: &'a Scope<'a>,
-    place: &'a str,
+/// The rules of one node.
+pub(crate) struct Check<'a> {
+    pub(crate) scope: &'a Scope<'a>,
+    pub(crate) place: &'a str,
 }
 
 impl<'a> Check<'a> {
-    fn fail<T>(&self, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Result<T, ProgramError> {
+    pub(crate) fn fail<T>(
+        &self,
+        expected: impl std::fmt::Display,
+        found: impl std::fmt::Display,
+    ) -> Result<T, ProgramError> {
         Err(ProgramError::rule(self.place, expected, found))
     }
 
-    fn require(
+    pub(crate) fn require(
         &self,
         holds: bool,
         expected: impl std::fmt::Display,
@@ -89,31 +125,31 @@ impl<'a> Check<'a> {
         if holds { Ok(()) } else { self.fail(expected, found) }
     }
 
-    fn value(&self, id: ValueId) -> Result<&'a ValueType, ProgramError> {
+    pub(crate) fn value(&self, id: ValueId) -> Result<&'a ValueType, ProgramError> {
         match self.scope.types.get(id) {
             Some(t) => Ok(t),
             None => self.fail("a value defined before", id),
         }
     }
 
-    fn f32(&self, id: ValueId) -> Result<&'a ValueType, ProgramError> {
+    pub(crate) fn f32(&self, id: ValueId) -> Result<&'a ValueType, ProgramError> {
         let t = self.value(id)?;
         self.require(t.element == Element::F32, "an f32 operand", format!("{id}: {t}"))?;
         Ok(t)
     }
 
-    fn index(&self, id: ValueId, lead: Lead, dims: &[usize]) -> Result<(), ProgramError> {
+    pub(crate) fn index(&self, id: ValueId, lead: Lead, dims: &[usize]) -> Result<(), ProgramError> {
         let (want, t) = (ValueType::index(lead, dims), self.value(id)?);
         self.require(*t == want, &want, format!("{id}: {t}"))
     }
 
-    fn typed(&self, id: ValueId, want: &ValueType) -> Result<(), ProgramError> {
+    pub(crate) fn typed(&self, id: ValueId, want: &ValueType) -> Result<(), ProgramError> {
         let t = self.value(id)?;
         self.require(t == want, want, format!("{id}: {t}"))
     }
 
     /// An f32 operand `[lead, dims; rank]`.
-    fn ranked(&self, id: ValueId, rank: usize) -> Result<&'a ValueType, ProgramError> {
+    pub(crate) fn ranked(&self, id: ValueId, rank: usize) -> Result<&'a ValueType, ProgramError> {
         let t = self.f32(id)?;
         self.require(
             t.shape.dims.len() == rank,
@@ -123,23 +159,23 @@ impl<'a> Check<'a> {
         Ok(t)
     }
 
-    fn weight(&self, id: WeightId) -> Result<&'a WeightDecl, ProgramError> {
+    pub(crate) fn weight(&self, id: WeightId) -> Result<&'a WeightDecl, ProgramError> {
         match self.scope.weights.get(id.index()) {
             Some(w) => Ok(w),
             None => self.fail("a declared weight", id),
         }
     }
 
-    fn weight_dims(&self, id: WeightId, dims: &[usize]) -> Result<(), ProgramError> {
+    pub(crate) fn weight_dims(&self, id: WeightId, dims: &[usize]) -> Result<(), ProgramError> {
         let w = self.weight(id)?;
         self.require(w.dims == dims, format!("'{}' of {dims:?}", w.name), format!("{:?}", w.dims))
     }
 
-    fn optional_vector(&self, id: Option<WeightId>, n: usize) -> Result<(), ProgramError> {
+    pub(crate) fn optional_vector(&self, id: Option<WeightId>, n: usize) -> Result<(), ProgramError> {
         id.map_or(Ok(()), |id| self.weight_dims(id, &[n]))
     }
 
-    fn with_last(t: &ValueType, last: usize) -> ValueType {
+    pub(crate) fn with_last(t: &ValueType, last: usize) -> ValueType {
         let mut t = t.clone();
         match t.shape.dims.last_mut() {
             Some(d) => *d = last,
@@ -148,10 +184,41 @@ impl<'a> Check<'a> {
         t
     }
 
+    /// Numbers must survive the wire form, which has no infinity.
+    pub(crate) fn finite(&self, numbers: &[(&str, f32)]) -> Result<(), ProgramError> {
+        match numbers.iter().find(|(_, x)| !x.is_finite()) {
+            Some((name, x)) => self.fail(format!("a finite {name}"), x),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn positive(&self, name: &str, x: f32) -> Result<(), ProgramError> {
+        self.require(x > 0.0 && x.is_finite(), format!("a {name} above 0"), x)
+    }
+
+    pub(crate) fn range(&self, id: ValueId) -> Range {
+        self.scope.types.range(id)
+    }
+
+    /// What is known of the numbers in the results of an operation whose types have been checked.
+    fn ranges(&self, op: &Op, outputs: usize) -> Result<Vec<Range>, ProgramError> {
+        let first = match op {
+            Op::Input { source: InputSource::LogitsRows } => Range::Rows,
+            Op::Router(r) => Range::Below(self.f32(r.logits)?.shape.last()),
+            Op::GatherRows { x, .. } => match self.range(*x) {
+                Range::Rows => Range::Any,
+                range => range,
+            },
+            _ => Range::Any,
+        };
+        Ok((0..outputs).map(|i| if i == 0 { first } else { Range::Any }).collect())
+    }
+
     fn op(&self, op: &Op) -> Result<Outs, ProgramError> {
         match op {
             Op::Input { source } => self.input(source),
-            Op::Embed { ids, table, .. } => {
+            Op::Embed { ids, table, scale } => {
+                self.finite(&[("scale", *scale)])?;
                 self.index(*ids, Lead::T, &[])?;
                 let w = self.weight(*table)?;
                 self.require(w.dims.len() == 2, "a matrix", format!("{:?}", w.dims))?;
@@ -159,6 +226,7 @@ impl<'a> Check<'a> {
             }
             Op::GatherRows { x, rows } => {
                 self.index(*rows, Lead::L, &[])?;
+                self.require(self.range(*rows) == Range::Rows, "rows that are the input logits_rows", rows)?;
                 let t = self.value(*x)?;
                 self.require(t.shape.lead == Lead::T, "a value with one row per token", t)?;
                 let mut out = t.clone();
@@ -169,9 +237,13 @@ impl<'a> Check<'a> {
             Op::RmsNorm { x, weight, eps } => self.norm(*x, *weight, None, *eps),
             Op::LayerNorm { x, weight, bias, eps } => self.norm(*x, *weight, *bias, *eps),
             Op::Add { a, b } | Op::Sub { a, b } | Op::Mul { a, b } => self.binary(*a, *b),
-            Op::Scale { x, .. } | Op::Unary { x, .. } => Ok(vec![self.f32(*x)?.clone()]),
+            Op::Unary { x, .. } => Ok(vec![self.f32(*x)?.clone()]),
+            Op::Scale { x, mul, add } => {
+                self.finite(&[("mul", *mul), ("add", *add)])?;
+                Ok(vec![self.f32(*x)?.clone()])
+            }
             Op::Softcap { x, cap } => {
-                self.require(*cap > 0.0, "a cap above 0", cap)?;
+                self.positive("cap", *cap)?;
                 Ok(vec![self.f32(*x)?.clone()])
             }
             Op::GatedAct { gate, up, .. } => {
@@ -180,7 +252,8 @@ impl<'a> Check<'a> {
             }
             Op::Split { .. } | Op::Concat { .. } | Op::Reshape { .. } | Op::Slice { .. } => self.layout(op),
             Op::Rope(rope) => self.rope(rope),
-            Op::PositionScale { x, positions, interval, .. } => {
+            Op::PositionScale { x, positions, beta, interval } => {
+                self.finite(&[("beta", *beta)])?;
                 self.index(*positions, Lead::T, &[])?;
                 self.require(*interval > 0, "an interval above 0", interval)?;
                 let t = self.f32(*x)?;
@@ -200,7 +273,7 @@ impl<'a> Check<'a> {
                 self.require(t.shape.lead == Lead::T, "a value with one row per token", t)?;
                 Ok(vec![ValueType::f32(Lead::S, &t.shape.dims)])
             }
-            Op::Custom(custom) => self.custom(custom),
+            Op::Custom(custom) => self.custom(custom).map(|(outs, _)| outs),
         }
     }
 
@@ -277,119 +350,12 @@ impl<'a> Check<'a> {
             }
             Op::Slice { x, start, len } => {
                 let t = self.f32(*x)?;
+                self.require(!t.shape.dims.is_empty(), "a dimension to take a part of", t)?;
                 let inside = *len > 0 && start.checked_add(*len).is_some_and(|end| end <= t.shape.last());
                 self.require(inside, format!("a part of {t}"), format!("{len} elements from {start}"))?;
                 Ok(vec![Self::with_last(t, *len)])
             }
             _ => self.fail("a layout operation", op.name()),
         }
-    }
-
-    fn rope(&self, rope: &Rope) -> Result<Outs, ProgramError> {
-        let t = self.ranked(rope.x, 2)?;
-        self.index(rope.positions, Lead::T, &[])?;
-        self.require(t.shape.lead == Lead::T, "a value with one row per token", t)?;
-        let dim = rope.rotary_dim;
-        let even = dim > 0 && dim.is_multiple_of(2) && dim <= t.shape.last();
-        self.require(even, format!("an even rotary_dim of at most {}", t.shape.last()), dim)?;
-        self.require(rope.base > 0.0 && rope.base.is_finite(), "a base above 0", rope.base)?;
-        let factor = match rope.scaling {
-            RopeScaling::None => 1.0,
-            RopeScaling::Linear { factor } | RopeScaling::Yarn { factor, .. } | RopeScaling::Llama3 { factor, .. } => {
-                factor
-            }
-        };
-        self.require(factor > 0.0 && factor.is_finite(), "a scaling factor above 0", factor)?;
-        self.optional_vector(rope.factors, dim / 2)?;
-        Ok(vec![t.clone()])
-    }
-
-    fn attention(&self, a: &Attention) -> Result<Outs, ProgramError> {
-        let Some(cache) = self.scope.caches.get(a.cache.index()) else {
-            return self.fail("a declared cache", a.cache);
-        };
-        let q = self.ranked(a.q, 2)?;
-        let heads = q.shape.dims[0];
-        let fits = q.shape.lead == Lead::T && heads.is_multiple_of(cache.kv_heads) && q.shape.dims[1] == cache.key_dim;
-        self.require(
-            fits,
-            format!("queries [T, multiple of {}, {}]", cache.kv_heads, cache.key_dim),
-            format!("{}: {q}", a.q),
-        )?;
-        match (a.k, a.v) {
-            (Some(k), Some(v)) => {
-                self.typed(k, &ValueType::f32(Lead::T, &[cache.kv_heads, cache.key_dim]))?;
-                self.typed(v, &ValueType::f32(Lead::T, &[cache.kv_heads, cache.value_dim]))?;
-            }
-            (None, None) => {}
-            _ => return self.fail("both keys and values, or neither", "one of them"),
-        }
-        self.require(a.softcap.is_none_or(|c| c > 0.0), "a soft cap above 0", format!("{:?}", a.softcap))?;
-        let held = match (a.window, cache.window) {
-            (_, None) => true,
-            (Some(w), Some(kept)) => w <= kept,
-            (None, Some(_)) => false,
-        };
-        self.require(a.window != Some(0) && held, "a window that the cache keeps", format!("{:?}", a.window))?;
-        self.optional_vector(a.sinks, heads)?;
-        Ok(vec![ValueType::f32(Lead::T, &[heads, cache.value_dim])])
-    }
-
-    fn router(&self, r: &Router) -> Result<Outs, ProgramError> {
-        let t = self.ranked(r.logits, 1)?;
-        let experts = t.shape.last();
-        self.require((1..=experts).contains(&r.top_k), format!("1 to {experts} experts per token"), r.top_k)?;
-        self.optional_vector(r.selection_bias, experts)?;
-        Ok(vec![ValueType::index(t.shape.lead, &[r.top_k]), ValueType::f32(t.shape.lead, &[r.top_k])])
-    }
-
-    fn expert_linear(
-        &self,
-        x: ValueId,
-        experts: ValueId,
-        weight: WeightId,
-        bias: Option<WeightId>,
-    ) -> Result<Outs, ProgramError> {
-        let (t, w, chosen) = (self.f32(x)?, self.weight(weight)?, self.value(experts)?);
-        self.require(chosen.shape.dims.len() == 1, "index[T, top_k]", chosen)?;
-        let top_k = chosen.shape.dims[0];
-        self.index(experts, t.shape.lead, &[top_k])?;
-        let dims = &t.shape.dims;
-        let fits = w.dims.len() == 3
-            && w.dims[2] == t.shape.last()
-            && (dims.len() == 1 || (dims.len() == 2 && dims[0] == top_k));
-        self.require(
-            fits,
-            format!("x [T, in] or [T, {top_k}, in] and '{}' [experts, out, in]", w.name),
-            format!("{t} and {:?}", w.dims),
-        )?;
-        if let Some(bias) = bias {
-            self.weight_dims(bias, &w.dims[..2])?;
-        }
-        Ok(vec![ValueType::f32(t.shape.lead, &[top_k, w.dims[1]])])
-    }
-
-    fn custom(&self, c: &Custom) -> Result<Outs, ProgramError> {
-        let mut local = Scope {
-            weights: self.scope.weights,
-            caches: self.scope.caches,
-            layers: self.scope.layers,
-            types: Types::default(),
-        };
-        for &input in &c.inputs {
-            local.types.types.push(self.value(input)?.clone());
-        }
-        self.require(!c.decomposition.is_empty(), "a decomposition", "none")?;
-        for (i, node) in c.decomposition.iter().enumerate() {
-            self.require(!matches!(node.op, Op::Input { .. }), "no input inside a decomposition", node.op.name())?;
-            local.node(i, node)?;
-        }
-        let results: Option<Vec<_>> = c.results.iter().map(|&r| local.types.get(r).cloned()).collect();
-        self.require(
-            results.as_ref() == Some(&c.outputs),
-            format!("a decomposition that yields {:?}", c.outputs),
-            format!("{results:?}"),
-        )?;
-        Ok(c.outputs.clone())
     }
 }

@@ -13,6 +13,7 @@ mod builder;
 mod dump;
 mod error;
 mod infer;
+mod infer_model;
 mod op;
 mod program;
 pub mod rope;

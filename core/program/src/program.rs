@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ProgramError;
 use crate::infer::infer_types;
 use crate::op::{Op, ValueId};
+use crate::shape::Element;
 
 /// The version of the Program that this crate writes. The same major version and any minor version is read.
 pub const IR_VERSION: semver::Version = semver::Version::new(1, 0, 0);
@@ -136,8 +137,10 @@ impl Program {
             return Err(ProgramError::rule("outputs", "at least one output", "none"));
         }
         for (i, out) in self.outputs.iter().enumerate() {
-            if types.get(out.value).is_none() {
-                return Err(ProgramError::rule(format!("output '{}'", out.name), "a defined value", out.value));
+            let ty = types.get(out.value);
+            if ty.is_none_or(|t| t.element != Element::F32) {
+                let found = ty.map_or_else(|| out.value.to_string(), |t| format!("{}: {t}", out.value));
+                return Err(ProgramError::rule(format!("output '{}'", out.name), "a defined f32 value", found));
             }
             if self.outputs[..i].iter().any(|o| o.name == out.name) {
                 return Err(ProgramError::rule("outputs", "unique names", format!("two named '{}'", out.name)));
@@ -188,6 +191,9 @@ impl Program {
             let place = || format!("cache ${i}");
             if c.kv_heads == 0 || c.key_dim == 0 || c.value_dim == 0 {
                 return Err(ProgramError::rule(place(), "no dimension 0", format!("{c:?}")));
+            }
+            if c.layer >= self.info.layers {
+                return Err(ProgramError::rule(place(), format!("a layer below {}", self.info.layers), c.layer));
             }
             if c.window == Some(0) {
                 return Err(ProgramError::rule(place(), "a window of at least 1", 0));

@@ -4,7 +4,8 @@ use rocmforge_abi::{
     RVec, Status, StepBatch, StepOutput,
 };
 use rocmforge_program::{
-    DType, GroupTables, Lead, NamedInput, Op, OutputBuffer, Program, Step, StepLimits, ValueType, WeightId, infer_types,
+    DType, GroupTables, InputSource, Lead, NamedInput, Op, OutputBuffer, Program, Shape, Step, StepLimits, ValueType,
+    WeightId, infer_types,
 };
 
 use crate::error::{Error, Result};
@@ -132,7 +133,7 @@ struct Loaded<E> {
     exec: E,
     program: Program,
     options: CompileOptions,
-    vocab_size: usize,
+    tables: Tables,
     output_types: Vec<ValueType>,
     blocks: Vec<usize>,
     bound: Vec<bool>,
@@ -146,17 +147,13 @@ impl<E: Executable> Loaded<E> {
     fn new(exec: E, program: Program, options: CompileOptions) -> Result<Loaded<E>> {
         let types = infer_types(&program)?;
         let output_types = program.outputs.iter().filter_map(|o| types.get(o.value).cloned()).collect();
-        let rows = program.nodes.iter().filter_map(|n| match &n.op {
-            Op::Embed { table, .. } => program.weights.get(table.index()).map(|w| w.dims[0]),
-            _ => None,
-        });
-        let vocab_size = rows.chain([program.info.vocab_size]).min().unwrap_or(0);
+        let tables = Tables::of(&program)?;
         let bound = vec![false; program.weights.len()];
         Ok(Loaded {
             exec,
             program,
             options,
-            vocab_size,
+            tables,
             output_types,
             blocks: vec![],
             bound,
@@ -249,20 +246,22 @@ impl<E: Executable> Loaded<E> {
             inputs: &inputs,
         };
         let limits = StepLimits {
-            vocab_size: self.vocab_size,
+            vocab_size: self.tables.tokens,
             max_tokens: self.options.max_tokens,
             max_sequences: self.options.max_sequences,
             block_size: self.options.block_size,
             num_blocks: &self.blocks,
         };
         step.check(&self.program, &limits)?;
+        self.tables.check(&step)?;
         self.exec.submit(&step)?;
         self.running = Some((step.tokens(), step.sequences(), step.logits_rows.len()));
         Ok(())
     }
 
     fn wait(&mut self, outputs: &mut [StepOutput<'_>]) -> Result<()> {
-        let Some((tokens, sequences, rows)) = self.running.take() else {
+        // The step stays the running one while its outputs are refused: it was submitted and must be waited for.
+        let Some(sizes) = self.running else {
             return Err(Error::invalid("wait: expected a submitted step"));
         };
         let mut buffers = Vec::with_capacity(outputs.len());
@@ -271,12 +270,7 @@ impl<E: Executable> Loaded<E> {
             let Some(i) = self.program.outputs.iter().position(|o| o.name == name) else {
                 return Err(Error::invalid(format!("wait: the program has no output '{name}'")));
             };
-            let lead = match self.output_types[i].shape.lead {
-                Lead::T => tokens,
-                Lead::S => sequences,
-                Lead::L => rows,
-            };
-            let expected = self.output_types[i].shape.row_elements().unwrap_or(0).saturating_mul(lead);
+            let expected = elements(&self.output_types[i].shape, sizes);
             if output.data.len() != expected {
                 let found = output.data.len();
                 return Err(Error::invalid(format!(
@@ -285,7 +279,76 @@ impl<E: Executable> Loaded<E> {
             }
             buffers.push(OutputBuffer { name, data: output.data.as_mut_slice() });
         }
+        self.running = None;
         self.exec.wait(&mut buffers)
+    }
+}
+
+/// Elements of a shape in a step of these sizes: T, S, L.
+fn elements(shape: &Shape, (tokens, sequences, rows): (usize, usize, usize)) -> usize {
+    let lead = match shape.lead {
+        Lead::T => tokens,
+        Lead::S => sequences,
+        Lead::L => rows,
+    };
+    shape.row_elements().unwrap_or(0).saturating_mul(lead)
+}
+
+/// What a program looks up by the numbers of a step, beside its caches.
+struct Tables {
+    /// Rows of the smallest table that token ids look up.
+    tokens: usize,
+    /// Rows of the smallest table that positions look up; `usize::MAX` without one.
+    positions: usize,
+    /// Named inputs.
+    inputs: Vec<(String, Shape)>,
+}
+
+impl Tables {
+    fn of(program: &Program) -> Result<Tables> {
+        // An operation inside a decomposition looks up as well.
+        let program = program.expand_custom(|_| false)?;
+        let mut tables = Tables { tokens: program.info.vocab_size, positions: usize::MAX, inputs: vec![] };
+        let mut positions = vec![];
+        let mut next = 0;
+        for node in &program.nodes {
+            match &node.op {
+                Op::Input { source: InputSource::Positions } => positions.push(next),
+                Op::Input { source: InputSource::Named { name, ty } } => {
+                    tables.inputs.push((name.clone(), ty.shape.clone()));
+                }
+                Op::Embed { ids, table, .. } => {
+                    let rows = program.weights.get(table.index()).map_or(0, |w| w.dims[0]);
+                    let limit =
+                        if positions.contains(&ids.index()) { &mut tables.positions } else { &mut tables.tokens };
+                    *limit = rows.min(*limit);
+                }
+                _ => {}
+            }
+            next += node.op.output_count();
+        }
+        Ok(tables)
+    }
+
+    fn check(&self, step: &Step<'_>) -> Result<()> {
+        if let Some(position) = step.positions.iter().find(|&&p| p as usize >= self.positions) {
+            return Err(Error::invalid(format!(
+                "submit: positions: expected below {}, the rows of the program's position table, found {position}",
+                self.positions
+            )));
+        }
+        let sizes = (step.tokens(), step.sequences(), step.logits_rows.len());
+        for (name, shape) in &self.inputs {
+            let expected = elements(shape, sizes);
+            let found = step.inputs.iter().find(|i| i.name == name).map(|i| i.data.len());
+            if found != Some(expected) {
+                let found = found.map_or("none".into(), |n| n.to_string());
+                return Err(Error::invalid(format!(
+                    "submit: input '{name}': expected {expected} elements, found {found}"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -180,7 +180,7 @@ impl Executable {
     ///
     /// # Errors
     /// A weight that the file lacks, or that the backend does not take.
-    pub(crate) fn bind_all(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), LoaderError> {
+    pub fn bind_weights(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), LoaderError> {
         let mut done = 0;
         for (index, decl) in self.program.weights.iter().enumerate() {
             let Some(tensor) = self.file.tensor(&decl.name) else {

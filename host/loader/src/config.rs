@@ -236,5 +236,6 @@ fn located(text: &str, file: &Path, error: &toml::de::Error) -> LoaderError {
 }
 
 fn nth_table_line(text: &str, header: &str, n: usize) -> Option<usize> {
-    text.lines().enumerate().filter(|(_, l)| l.trim() == header).nth(n).map(|(i, _)| i + 1)
+    let plain = |line: &str| line.split('#').next().unwrap_or_default().split_whitespace().collect::<String>();
+    text.lines().enumerate().filter(|(_, l)| plain(l) == header).nth(n).map(|(i, _)| i + 1)
 }

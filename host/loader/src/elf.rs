@@ -9,10 +9,16 @@ use std::path::Path;
 #[cfg(target_os = "linux")]
 pub(crate) fn check(path: &Path) -> Result<(), String> {
     let mut file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let size = file.metadata().map_err(|e| format!("cannot be read: {e}"))?.len();
+    let metadata = file.metadata().map_err(|e| format!("cannot be read: {e}"))?;
+    if !metadata.is_file() {
+        return Err("expected a shared library, found a folder or device; name the .so itself".into());
+    }
+    let size = metadata.len();
     let mut header = [0u8; 64];
     if file.read_exact(&mut header).is_err() || header[..4] != *b"\x7fELF" {
-        return Err(format!("no shared library: expected an ELF file, found {size} bytes of something else"));
+        return Err(format!(
+            "no shared library: expected an ELF file, found {size} bytes of something else; name a plugin's .so"
+        ));
     }
     if header[4] != 2 || header[5] != 1 {
         return Err("expected a 64-bit little-endian library".into());
@@ -21,7 +27,10 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
     let u64_at = |b: &[u8], at: usize| b[at..at + 8].iter().rev().fold(0u64, |n, &x| n << 8 | u64::from(x));
     const SHARED_OBJECT: u16 = 3;
     if u16_at(&header, 16) != SHARED_OBJECT {
-        return Err(format!("expected a shared library (ELF type 3), found ELF type {}", u16_at(&header, 16)));
+        return Err(format!(
+            "expected a shared library (ELF type 3), found ELF type {}; a plugin is a crate of type cdylib",
+            u16_at(&header, 16)
+        ));
     }
     let machine = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
     if u16_at(&header, 18) != machine {
@@ -32,7 +41,7 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
     }
     let truncated = |what: &str, end: Option<u64>| match end {
         Some(end) if end <= size => Ok(()),
-        _ => Err(format!("truncated or corrupted: {what} ends beyond the file's {size} bytes")),
+        _ => Err(format!("truncated or corrupted: {what} ends beyond the file's {size} bytes; build or copy it again")),
     };
     let (table, entry, count) = (u64_at(&header, 32), u64::from(u16_at(&header, 54)), u64::from(u16_at(&header, 56)));
     if entry < 56 || count == 0 {

@@ -61,7 +61,10 @@ impl LoaderError {
             status::PANIC => PluginErrorKind::Panic,
             _ => PluginErrorKind::Other,
         };
-        Err(LoaderError::Plugin { plugin: plugin.to_owned(), call, kind, message: result.message.to_string() })
+        // A panic message has several lines where an assertion failed; an error is one.
+        let lines: Vec<&str> = result.message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        let message = if lines.is_empty() { "no reason given".into() } else { lines.join(" | ") };
+        Err(LoaderError::Plugin { plugin: plugin.to_owned(), call, kind, message })
     }
 
     /// The kind, if a plugin reported the error.

@@ -2,7 +2,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rocmforge_abi::{ArchitectureTableRef, BackendTableRef, CheckedPlugin, PLUGIN_SYMBOL, RVec, check_plugin};
+use rocmforge_abi::{
+    ArchitectureTableRef, BackendTableRef, CheckedPlugin, PLUGIN_SYMBOL, PluginRef, RVec, check_plugin,
+};
 use rocmforge_program::IR_VERSION;
 
 use crate::elf;
@@ -41,6 +43,7 @@ pub struct LibraryInfo {
 #[derive(Clone)]
 pub struct Library {
     pub(crate) info: LibraryInfo,
+    tables: PluginRef,
     pub(crate) architectures: Vec<ArchitectureTableRef>,
     pub(crate) backends: Vec<BackendTableRef>,
 }
@@ -70,12 +73,18 @@ impl Library {
     pub fn info(&self) -> &LibraryInfo {
         &self.info
     }
+
+    /// Its tables as they crossed the ABI, for tools that test a plugin. Calls on them are checked by nobody but the
+    /// plugin; a host has [`Plugins`](crate::Plugins).
+    pub fn tables(&self) -> PluginRef {
+        self.tables
+    }
 }
 
 fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     let fail = |message: String| LoaderError::Library { file: file.to_owned(), message };
     // SAFETY: loading a library runs its initialisers; that is what the user asked for by naming the file.
-    let library = unsafe { libloading::Library::new(file) }.map_err(|e| fail(format!("cannot be loaded: {e}")))?;
+    let library = unsafe { libloading::Library::new(file) }.map_err(|e| fail(reason(&e)))?;
     // SAFETY: the symbol is only taken as an address; `check_plugin` looks at its magic bytes first.
     let symbol = unsafe { library.get::<*const ()>(PLUGIN_SYMBOL.as_bytes()) };
     let Ok(symbol) = symbol.map(|address| *address) else {
@@ -87,6 +96,14 @@ fn link(file: &Path) -> Result<CheckedPlugin, LoaderError> {
     std::mem::forget(library);
     // SAFETY: the address is that of the exported symbol, in a library that now stays.
     unsafe { check_plugin(symbol) }.map_err(|source| LoaderError::Abi { file: file.to_owned(), source })
+}
+
+/// The linker's own words, which are in the source of the error.
+fn reason(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("cannot be loaded: {source}"),
+        None => format!("cannot be loaded: {error}"),
+    }
 }
 
 fn describe(file: &Path, checked: CheckedPlugin) -> Result<Library, LoaderError> {
@@ -129,5 +146,5 @@ fn describe(file: &Path, checked: CheckedPlugin) -> Result<Library, LoaderError>
         backends: backends.iter().map(|b| b.name().to_string()).collect(),
         name,
     };
-    Ok(Library { info, architectures, backends })
+    Ok(Library { info, tables: plugin, architectures, backends })
 }

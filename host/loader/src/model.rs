@@ -71,7 +71,7 @@ impl Model {
         let context_length = options.context_length.unwrap_or(program.info.context_length);
         let total = placement.rows.iter().map(|r| r.weight_bytes).sum();
         let mut executable = backend.compile(Arc::new(program), Arc::clone(&file), options.compile)?;
-        executable.bind_all(&mut |done| progress(LoadProgress { done, total }))?;
+        executable.bind_weights(&mut |done| progress(LoadProgress { done, total }))?;
         Ok(Model {
             executable,
             file,

@@ -103,17 +103,24 @@ impl Plugins {
     fn add(&mut self, entry: &PluginEntry, path: &Path) -> Result<(), LoaderError> {
         let library = Library::open(path)?;
         let options_json = serde_json::to_string(&entry.options).unwrap_or_default();
+        let fail = |message: String| LoaderError::Library { file: path.to_owned(), message };
+        let info = library.info();
+        let taken = |kind: &str, name: &str| {
+            fail(format!(
+                "its {kind} '{name}' is already loaded from another plugin; remove one of them from plugins.toml"
+            ))
+        };
+        if let Some(name) = info.backends.iter().find(|&n| self.backends.iter().any(|b| b.name() == n)) {
+            return Err(taken("backend", name));
+        }
+        if let Some(a) = info.architectures.iter().find(|&n| self.architectures.iter().any(|a| a.info.name == n.name)) {
+            return Err(taken("architecture", &a.name));
+        }
         let mut backends = vec![];
         for &table in &library.backends {
-            backends.push(Backend::create(table, &options_json)?);
+            backends.push(Backend::create(table, &options_json).map_err(|e| fail(e.to_string()))?);
         }
-        for (info, &table) in std::iter::zip(&library.info().architectures, &library.architectures) {
-            if self.architectures.iter().any(|a| a.info.name == info.name) {
-                return Err(LoaderError::Library {
-                    file: path.to_owned(),
-                    message: format!("an architecture named '{}' is already loaded", info.name),
-                });
-            }
+        for (info, &table) in std::iter::zip(&info.architectures, &library.architectures) {
             self.architectures.push(Architecture { info: info.clone(), table, options_json: options_json.clone() });
         }
         self.backends.append(&mut backends);

@@ -244,7 +244,27 @@ pub(crate) fn char_to_byte(c: char) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::vocab::Encoding;
+
+    #[test]
+    fn both_merge_algorithms_agree() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen2.gguf");
+        let file = rocmforge_gguf::GgufFile::open(path.as_ref()).unwrap();
+        let vocab = Vocab::new(file.metadata(), Encoding::ByteLevel).unwrap();
+        let bpe = Bpe::new(file.metadata(), PreType::find("qwen2").unwrap(), &vocab).unwrap();
+        let (word, mixed) = ("[a-e ]{1,120}", "[the ingrands=-]{1,120}|\\PC{1,60}");
+        proptest!(ProptestConfig::with_cases(500), |(word in prop_oneof![word, mixed])| {
+            let ids: Vec<u32> = word.bytes().map(|b| bpe.bytes[usize::from(b)]).collect();
+            let mut heaped = Vec::new();
+            bpe.merge_by_heap(&ids, &mut heaped);
+            let mut scanned = Scratch { ids, merges: Vec::new() };
+            bpe.merge_by_scan(&mut scanned);
+            prop_assert_eq!(scanned.ids, heaped);
+        });
+    }
 
     #[test]
     fn byte_characters_round_trip() {

@@ -227,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn long_runs_take_no_quadratic_time() {
+        let runs = [
+            "a", " ", "\n", "1", "A", "a ", "1 ", " 1", "'", "'a", "\u{301}", "\r\n ", ".", "-a",
+            "漢", "漢1 ",
+        ];
+        for pre in PRE_TYPES {
+            let splitter = Splitter::new(pre).unwrap();
+            for run in runs {
+                let text = run.repeat(200_000);
+                let mut length = 0;
+                splitter.split(&text, &mut |piece| length += piece.len());
+                assert_eq!(length, text.len(), "{:?} {run:?}", pre.names);
+            }
+        }
+    }
+
+    #[test]
     fn every_row_compiles_and_no_name_appears_twice() {
         let mut seen = std::collections::HashSet::new();
         for pre in PRE_TYPES {

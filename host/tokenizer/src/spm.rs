@@ -110,13 +110,6 @@ impl Spm {
     }
 
     fn encode_word(&self, word: &str, ends: &mut Vec<usize>, out: &mut Vec<u32>) {
-        if self
-            .pieces
-            .get(word)
-            .is_some_and(|_| word.chars().nth(1).is_none())
-        {
-            return out.push(self.pieces[word]);
-        }
         ends.clear();
         ends.extend(word.char_indices().map(|(at, c)| at + c.len_utf8()));
         if ends.len() <= SCAN_LIMIT {
@@ -234,4 +227,37 @@ fn word_end(text: &str) -> usize {
         }
     }
     text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vocab::{self, Encoding};
+
+    #[test]
+    fn both_merge_algorithms_agree() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama-spm.gguf");
+        let file = rocmforge_gguf::GgufFile::open(path.as_ref()).unwrap();
+        let vocab = Vocab::new(file.metadata(), Encoding::SentencePiece).unwrap();
+        let scores = vocab::scores(file.metadata(), vocab.len()).unwrap();
+        let spm = Spm::new(&vocab, scores, true);
+        let (word, mixed) = ("[a-e▁]{1,120}", "[the▁ingrands]{1,120}|\\PC{1,60}");
+        proptest!(ProptestConfig::with_cases(500), |(word in prop_oneof![word, mixed])| {
+            let ends: Vec<usize> = word.char_indices().map(|(at, c)| at + c.len_utf8()).collect();
+            let (mut scanned, mut heaped) = (ends.clone(), ends);
+            spm.merge_by_scan(&word, &mut scanned);
+            spm.merge_by_heap(&word, &mut heaped);
+            prop_assert_eq!(scanned, heaped);
+        });
+    }
+
+    #[test]
+    fn words_end_before_a_space() {
+        for (text, expected) in [("▁a▁b", 4), ("▁▁a", 7), ("a", 1), ("▁", 3), ("ab▁", 2)]
+        {
+            assert_eq!(word_end(text), expected, "{text}");
+        }
+    }
 }

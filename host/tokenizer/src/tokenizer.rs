@@ -170,6 +170,17 @@ impl Tokenizer {
         out
     }
 
+    /// The token ids of a conversation that a [`ChatTemplate`] has rendered.
+    ///
+    /// The file's own template writes every special token itself, as in transformers, so nothing is added to its text.
+    /// Where the file has none, the text gets the BOS token that the model expects, unless it begins with it.
+    pub fn encode_chat(&self, text: &str) -> Vec<u32> {
+        let bos = self.bos().filter(|_| self.add_bos && self.chat_template().is_none());
+        let mut ids: Vec<u32> = bos.filter(|&id| !text.starts_with(self.token_text(id))).into_iter().collect();
+        ids.extend(self.encode(text, EncodeOptions { add_special: false, parse_special: true }));
+        ids
+    }
+
     /// The text of `ids`. What is not UTF-8 becomes U+FFFD, and ids outside the vocabulary are left out.
     ///
     /// `skip_special` leaves out control and unknown tokens. Where encoding puts a space in front of the text, one space

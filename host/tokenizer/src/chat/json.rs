@@ -171,7 +171,7 @@ impl Writer {
 }
 
 /// A float as Python's `repr` writes it.
-fn python_float(value: f64) -> String {
+pub(super) fn python_float(value: f64) -> String {
     if value.is_nan() {
         return "NaN".into();
     }

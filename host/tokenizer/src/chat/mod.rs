@@ -82,7 +82,12 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(|e| TemplateError::Syntax(e.to_string()))?);
         environment.set_recursion_limit(sandbox::RECURSION);
         environment.set_unknown_method_callback(python::call_method);
+        // Indenting a deeply nested value takes memory quadratic in its depth.
+        environment.remove_filter("pprint");
+        environment.remove_global("debug");
+        environment.set_formatter(python::format);
         environment.add_filter("tojson", json::tojson);
+        environment.add_test("iterable", python::is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment
             .add_template_owned(NAME, without_generation_tags(source))

@@ -3,7 +3,25 @@
 use std::time::SystemTime;
 
 use minijinja::value::{ValueKind, from_args};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
+
+use super::json::python_float;
+
+/// Writes a value as Python's `str` does; the engine already agrees for all but very small and very large floats.
+pub(super) fn format(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    if value.is_number() && !value.is_integer() {
+        let number = f64::try_from(value.clone())?;
+        if number.is_finite() {
+            return output.write_str(&python_float(number)).map_err(Error::from);
+        }
+    }
+    escape_formatter(output, state, value)
+}
+
+/// Whether Python could iterate over the value; templates ask this of absent tools, which are `None`.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
 
 /// Methods of strings and lists beyond those of `minijinja_contrib::pycompat`.
 pub(super) fn call_method(
