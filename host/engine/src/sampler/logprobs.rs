@@ -1,4 +1,4 @@
-use super::select::{Candidate, keep_top};
+use super::select::{Candidate, keep_top, maximum};
 
 /// Log-probabilities (natural logarithm) at one position.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +11,7 @@ pub struct Logprobs {
 
 /// `ln(sum(exp(logits)))`. The logits must be checked.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let (max, _) = maximum(logits);
     let sum: f64 = logits.iter().map(|&x| f64::from((x - max).exp())).sum();
     f64::from(max) + sum.ln()
 }

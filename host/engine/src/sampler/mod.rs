@@ -73,12 +73,11 @@ impl Sampler {
 /// # Errors
 /// NaN, +infinity, or no finite value at all.
 pub fn check_logits(logits: &[f32], position: usize) -> Result<(), EngineError> {
+    let (max, nan) = select::maximum(logits);
+    if !nan && max.is_finite() {
+        return Ok(());
+    }
     let bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
-    if let Some(token) = logits.iter().position(bad) {
-        return Err(EngineError::Logits { position, token, found: logits[token] });
-    }
-    if logits.iter().all(|&x| x == f32::NEG_INFINITY) {
-        return Err(EngineError::Logits { position, token: 0, found: f32::NEG_INFINITY });
-    }
-    Ok(())
+    let token = logits.iter().position(bad).unwrap_or(0);
+    Err(EngineError::Logits { position, token, found: logits.get(token).copied().unwrap_or(max) })
 }

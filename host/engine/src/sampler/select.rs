@@ -7,15 +7,25 @@ use super::SamplingParams;
 /// A token and its logit, or later its weight.
 pub(super) type Candidate = (u32, f32);
 
+/// The largest logit and whether there is a NaN, in lanes that compile to vector instructions: rows are long.
+pub(super) fn maximum(logits: &[f32]) -> (f32, bool) {
+    const LANES: usize = 16;
+    let mut max = [f32::NEG_INFINITY; LANES];
+    let mut nan = [0u32; LANES];
+    let mut lane = |i: usize, x: f32| {
+        max[i] = if x > max[i] { x } else { max[i] };
+        nan[i] |= u32::from(x.is_nan());
+    };
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    chunks.iter().for_each(|chunk| (0..LANES).for_each(|i| lane(i, chunk[i])));
+    rest.iter().enumerate().for_each(|(i, &x)| lane(i, x));
+    (max.into_iter().fold(f32::NEG_INFINITY, f32::max), nan.into_iter().any(|n| n != 0))
+}
+
 /// Index of the largest logit, the first one of equals.
 pub(super) fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, &x) in logits.iter().enumerate() {
-        if x > best.1 {
-            best = (i, x);
-        }
-    }
-    best.0 as u32
+    let (max, _) = maximum(logits);
+    logits.iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 /// Larger logits first, smaller tokens first among equals: a total order without NaN.
@@ -35,8 +45,8 @@ pub(super) fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
 /// The tokens that may be drawn, with weights in proportion to their probabilities. `logits` hold bias and penalties
 /// already, their maximum is finite, and the temperature is not 0. `scratch` receives the result.
 pub(super) fn candidates(logits: &[f32], params: &SamplingParams, scratch: &mut Vec<Candidate>) {
-    let max = logits[argmax(logits) as usize];
-    let weight = |x: f32| (f64::from(x - max) / f64::from(params.temperature)).exp() as f32;
+    let (max, _) = maximum(logits);
+    let weight = |x: f32| ((x - max) / params.temperature).exp();
     scratch.clear();
     let all = logits.iter().enumerate().map(|(i, &x)| (i as u32, x));
     if params.min_p > 0.0 {
