@@ -21,6 +21,8 @@ pub(crate) struct PreType {
     pub ignore_merges: bool,
     /// Whether a beginning-of-sequence token is added when the file does not say.
     pub add_bos: bool,
+    /// The vocabulary is plain text with U+2581 for a space and byte tokens for what it lacks, not byte-level.
+    pub plain_text: bool,
     /// The text is brought to Unicode normalisation form C first.
     pub nfc: bool,
 }
@@ -38,6 +40,7 @@ const PLAIN: PreType = PreType {
     stages: &[GPT2],
     ignore_merges: false,
     add_bos: false,
+    plain_text: false,
     nfc: false,
 };
 
@@ -61,6 +64,7 @@ pub(crate) const PRE_TYPES: &[PreType] = &[
     PreType { names: &["starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
         stages: &[r"\p{N}", GPT2], ..PLAIN },
     PreType { names: &["command-r"], stages: &[r"\p{N}", GPT2], nfc: true, ..PLAIN },
+    PreType { names: &["gemma4"], stages: &[r"[^\n]+|\n+"], add_bos: true, plain_text: true, ..PLAIN },
     PreType { names: &["falcon"], stages: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"], ..PLAIN },
     PreType { names: &["deepseek-llm"], stages: &["[\r\n]", DEEPSEEK_LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$",
         "[一-龥ࠀ-一가-퟿]+", r"\p{N}+"], ..PLAIN },

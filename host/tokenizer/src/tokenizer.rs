@@ -13,7 +13,8 @@ use crate::{ChatTemplate, TemplateError, TokenizerError};
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TEMPLATE: &str = "tokenizer.chat_template";
-const KNOWN_MODELS: &str = "gpt2 (byte-level BPE), llama (SentencePiece BPE)";
+const KNOWN_MODELS: &str =
+    "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text)";
 
 /// What a token is, numbered as in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +130,7 @@ impl Tokenizer {
         let (vocab, model, add_bos) = match model_name {
             "gpt2" => build_bpe(meta, pre)?,
             "llama" => build_spm(meta)?,
+            "gemma4" => build_bpe(meta, Some("gemma4"))?,
             other => {
                 return Err(TokenizerError::UnknownModel {
                     found: other.into(),
@@ -322,7 +324,11 @@ fn build_bpe(meta: &Metadata, pre: Option<&str>) -> Result<(Vocab, Model, bool),
         ),
     })?;
     let pre = PreType::find(pre)?;
-    let vocab = Vocab::new(meta, Encoding::ByteLevel)?;
+    let encoding = match pre.plain_text {
+        true => Encoding::SentencePiece,
+        false => Encoding::ByteLevel,
+    };
+    let vocab = Vocab::new(meta, encoding)?;
     let bpe = Bpe::new(meta, pre, &vocab)?;
     Ok((vocab, Model::Bpe(bpe), pre.add_bos))
 }

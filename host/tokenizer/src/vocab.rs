@@ -91,27 +91,7 @@ impl Vocab {
 
     /// Finds the special tokens by key, then those that old files do not name by their customary texts.
     fn find_roles(&mut self, meta: &Metadata) {
-        let n = self.texts.len() as u64;
-        // An id outside the vocabulary names no token; such ids occur in files that never use them.
-        let key = |name: &str| {
-            let id = meta.u64(&format!("tokenizer.ggml.{name}_token_id"))?;
-            (id < n).then_some(id as u32)
-        };
-        let either = |name: &str, old: &str| key(name).or_else(|| key(old));
-        let mut special = SpecialTokens {
-            bos: key("bos"),
-            eos: key("eos"),
-            eot: key("eot"),
-            eom: key("eom"),
-            unknown: key("unknown"),
-            padding: key("padding"),
-            fim_prefix: either("fim_pre", "prefix"),
-            fim_suffix: either("fim_suf", "suffix"),
-            fim_middle: either("fim_mid", "middle"),
-            fim_padding: key("fim_pad"),
-            fim_repository: key("fim_rep"),
-            fim_separator: key("fim_sep"),
-        };
+        let mut special = special_by_key(meta, self.texts.len());
         self.mark_control_lookalikes();
         let by_text: HashMap<&str, u32, FixedState> = (0u32..)
             .zip(&self.texts)
@@ -176,6 +156,30 @@ impl Vocab {
             self.token_type(id),
             TokenType::Control | TokenType::UserDefined
         )
+    }
+}
+
+/// The special tokens that the file names, of a vocabulary of `n` tokens.
+fn special_by_key(meta: &Metadata, n: usize) -> SpecialTokens {
+    // An id outside the vocabulary names no token; such ids occur in files that never use them.
+    let key = |name: &str| {
+        let id = meta.u64(&format!("tokenizer.ggml.{name}_token_id"))?;
+        (id < n as u64).then_some(id as u32)
+    };
+    let either = |name: &str, old: &str| key(name).or_else(|| key(old));
+    SpecialTokens {
+        bos: key("bos"),
+        eos: key("eos"),
+        eot: key("eot"),
+        eom: key("eom"),
+        unknown: key("unknown"),
+        padding: key("padding"),
+        fim_prefix: either("fim_pre", "prefix"),
+        fim_suffix: either("fim_suf", "suffix"),
+        fim_middle: either("fim_mid", "middle"),
+        fim_padding: key("fim_pad"),
+        fim_repository: key("fim_rep"),
+        fim_separator: key("fim_sep"),
     }
 }
 

@@ -256,6 +256,25 @@ fn characters_are_never_split_and_bad_bytes_are_replaced() {
 }
 
 #[test]
+fn control_tokens_of_phi_3_take_the_white_space_after_them() {
+    let check = |name: &str, expected: &[u32]| {
+        let name = ("general.name", Some(Value::String(name.into())));
+        let tokens = strings(&["a", "\u{120}", "\u{120}a", "<|im_end|>", "<s>"]);
+        let types = Value::Array(ArrayValue::I32(vec![1, 1, 1, 3, 3]));
+        let meta = metadata(&[
+            name,
+            ("tokenizer.ggml.tokens", Some(tokens)),
+            ("tokenizer.ggml.token_type", Some(types)),
+            ("tokenizer.ggml.merges", Some(strings(&["\u{120} a"]))),
+        ]);
+        let tokenizer = Tokenizer::from_metadata(&meta).unwrap();
+        assert_eq!(tokenizer.encode("a<|im_end|>  a<s> a", TEXT), expected);
+    };
+    check("Phi 3", &[0, 3, 1, 2, 4, 2]);
+    check("Phi-3 mini", &[0, 3, 0, 4, 2]);
+}
+
+#[test]
 fn errors_are_of_their_kind() {
     let pre = metadata(&[("tokenizer.ggml.pre", Some(Value::String("x".into())))]);
     assert!(matches!(
@@ -267,4 +286,19 @@ fn errors_are_of_their_kind() {
         Tokenizer::from_metadata(&none),
         Err(TokenizerError::Missing { .. })
     ));
+}
+
+#[test]
+fn threads_can_share_tokenizers_and_templates() {
+    fn shareable<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let tokenizer = shareable(load(&fixture("tekken.gguf")));
+    let _template = shareable(tokenizer.compile_chat_template().unwrap());
+    let expected = tokenizer.encode("Hello world", TEXT);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(tokenizer.encode("Hello world", TEXT), expected));
+        }
+    });
 }

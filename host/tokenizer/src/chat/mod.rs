@@ -84,6 +84,9 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python::call_method);
         // Indenting a deeply nested value takes memory quadratic in its depth.
         environment.remove_filter("pprint");
+        // And these two allocate as many items as their argument says.
+        environment.remove_filter("batch");
+        environment.remove_filter("slice");
         environment.remove_global("debug");
         environment.set_formatter(python::format);
         environment.add_filter("tojson", json::tojson);

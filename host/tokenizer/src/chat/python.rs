@@ -92,6 +92,13 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
             parts.reverse();
             parts.into_iter().map(Value::from).collect()
         }
+        _ => return layout_method(text, method, args),
+    };
+    Ok(Some(result))
+}
+
+fn layout_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let result = match method {
         "zfill" => {
             let (width,): (usize,) = from_args(args)?;
             let (sign, digits) = match text.strip_prefix(['-', '+']) {
