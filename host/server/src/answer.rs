@@ -13,23 +13,25 @@ use crate::wire::{Usage, finish_reason};
 pub(crate) fn token_limit(
     state: &AppState,
     model: &ServedModel,
+    param: &'static str,
     prompt: usize,
     wanted: Option<usize>,
 ) -> Result<Option<usize>, ApiError> {
     let default = state.settings.default_max_tokens.map(|n| n.get() as usize);
-    limit_of(model.context_length, prompt, wanted, default)
+    limit_of(model.context_length, param, prompt, wanted, default)
 }
 
 fn limit_of(
     limit: usize,
+    param: &'static str,
     prompt: usize,
     wanted: Option<usize>,
     default: Option<usize>,
 ) -> Result<Option<usize>, ApiError> {
     // A request without a limit needs room for one token at least.
-    let completion = wanted.unwrap_or(0);
-    if prompt.saturating_add(wanted.unwrap_or(1)) > limit {
-        return Err(ApiError::ContextLength { limit, prompt, completion });
+    let completion = wanted.unwrap_or(1);
+    if prompt.saturating_add(completion) > limit {
+        return Err(ApiError::ContextLength { param, limit, prompt, completion });
     }
     Ok(wanted.or_else(|| default.map(|n| n.min(limit - prompt))))
 }
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn answers_fit_the_context_or_are_refused() {
         let check = |prompt, wanted, default, expected: Option<Option<usize>>| {
-            let limit = limit_of(100, prompt, wanted, default);
+            let limit = limit_of(100, "prompt", prompt, wanted, default);
             assert_eq!(limit.clone().ok(), expected, "{prompt} {wanted:?} {default:?}");
             if let Err(error) = limit {
                 assert_eq!(error.code(), "context_length_exceeded");

@@ -69,11 +69,13 @@ pub enum ApiError {
     Template(String),
     /// Prompt and answer do not fit the context.
     #[error(
-        "This model's maximum context length is {limit} tokens. However, you requested {} tokens ({prompt} in the prompt, {completion} in the completion). Please reduce the length of the {}.",
+        "This model's maximum context length is {limit} tokens. However, you requested {} tokens ({prompt} in the {param}, {completion} in the completion). Please reduce the length of the {}.",
         prompt.saturating_add(*completion),
-        if *completion > 0 { "prompt or completion" } else { "messages" }
+        reduce(.param, *completion)
     )]
     ContextLength {
+        /// The parameter that the prompt comes from.
+        param: &'static str,
         /// Tokens that fit.
         limit: usize,
         /// Tokens of the prompt.
@@ -146,6 +148,11 @@ pub enum ApiError {
     Internal(String),
 }
 
+/// What to make shorter.
+fn reduce(param: &str, completion: usize) -> String {
+    if completion > 0 { format!("{param} or completion") } else { param.into() }
+}
+
 /// Seconds after which a client may try again.
 const RETRY_AFTER: u32 = 2;
 
@@ -212,6 +219,7 @@ impl ApiError {
         match self {
             ApiError::Invalid { param, .. } | ApiError::Unsupported { param, .. } => Some(param),
             ApiError::Missing(param) | ApiError::Unknown(param) => Some(param),
+            ApiError::ContextLength { param, .. } => Some(param),
             ApiError::ModelNotFound { .. } => Some("model"),
             ApiError::Template(_) => Some("messages"),
             _ => None,
@@ -246,10 +254,10 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::Overloaded { .. } => ApiError::Overloaded(message),
             EngineError::ContextExceeded { prompt, context: limit } => {
-                ApiError::ContextLength { limit, prompt, completion: 0 }
+                ApiError::ContextLength { param: "prompt", limit, prompt, completion: 1 }
             }
             EngineError::CacheTooSmall { prompt, capacity: limit } => {
-                ApiError::ContextLength { limit, prompt, completion: 0 }
+                ApiError::ContextLength { param: "prompt", limit, prompt, completion: 1 }
             }
             EngineError::Request { field, expected, found } => {
                 ApiError::Invalid { param: field.into(), expected, found }
@@ -285,4 +293,44 @@ impl ServerError {
 /// Where a listener is bound decides which hosts are served.
 pub(crate) fn local_address(listener: &tokio::net::TcpListener) -> Result<SocketAddr, ServerError> {
     listener.local_addr().map_err(ServerError::Listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_errors_have_the_status_that_clients_act_on() {
+        let check = |error: EngineError, status: u16, code: &str, retry: bool| {
+            let error = ApiError::from(error);
+            assert_eq!((error.status().as_u16(), error.code()), (status, code), "{error}");
+            assert_eq!(error.clone().into_response().headers().contains_key(header::RETRY_AFTER), retry, "{error}");
+        };
+        check(EngineError::Overloaded { outstanding: 2, limit: 2 }, 429, "queue_full", true);
+        check(EngineError::ContextExceeded { prompt: 9, context: 8 }, 400, "context_length_exceeded", false);
+        check(EngineError::CacheTooSmall { prompt: 9, capacity: 8 }, 400, "context_length_exceeded", false);
+        let request = EngineError::Request { field: "top_k", expected: "1".into(), found: "0".into() };
+        check(request, 400, "invalid_value", false);
+        check(EngineError::ShuttingDown, 503, "server_draining", true);
+        check(EngineError::Stopped, 500, "internal_error", false);
+        check(EngineError::Step { message: "device lost".into() }, 500, "internal_error", false);
+    }
+
+    #[test]
+    fn context_overflow_reads_as_clients_expect() {
+        let check = |param, completion, expected: &str| {
+            let error = ApiError::ContextLength { param, limit: 100, prompt: 90, completion };
+            assert_eq!(error.to_string(), expected);
+        };
+        check(
+            "messages",
+            20,
+            "This model's maximum context length is 100 tokens. However, you requested 110 tokens (90 in the messages, 20 in the completion). Please reduce the length of the messages or completion.",
+        );
+        check(
+            "prompt",
+            0,
+            "This model's maximum context length is 100 tokens. However, you requested 90 tokens (90 in the prompt, 0 in the completion). Please reduce the length of the prompt.",
+        );
+    }
 }

@@ -60,7 +60,7 @@ fn message(value: Value, index: usize) -> Result<Value, ApiError> {
     Ok(Value::Object(out))
 }
 
-/// The text of a message. Parts are put on lines of their own, as in vLLM and llama.cpp.
+/// The text of a message. Templates that take parts write their texts one after the other, with nothing in between.
 fn content(value: Value, path: &str) -> Result<String, ApiError> {
     let parts = match value {
         Value::String(text) => return Ok(text),
@@ -85,7 +85,7 @@ fn content(value: Value, path: &str) -> Result<String, ApiError> {
         };
         fields.string(key)?.ok_or_else(|| ApiError::Missing(fields.name(key)))
     };
-    Ok(parts.into_iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.join("\n"))
+    Ok(parts.into_iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// Calls of tools in earlier answers. The API has arguments as a string of JSON, templates expect what it says.
@@ -110,4 +110,64 @@ fn tool_calls(value: Value, path: &str) -> Result<Option<Value>, ApiError> {
         Ok(call)
     };
     calls.into_iter().enumerate().map(call).collect::<Result<Vec<_>, _>>().map(|c| Some(Value::Array(c)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn messages_take_the_form_that_templates_expect() {
+        let check = |message: Value, expected: Value| {
+            assert_eq!(messages(json!([message])), Ok(json!([expected])));
+        };
+        let user = |content: &str| json!({"role": "user", "content": content});
+        check(user("Hi"), user("Hi"));
+        check(json!({"role": "user", "content": null}), user(""));
+        check(json!({"role": "user", "content": []}), user(""));
+        let parts = json!([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}, "c"]);
+        check(json!({"role": "user", "content": parts}), user("a bc"));
+        check(json!({"role": "developer", "content": "x"}), json!({"role": "system", "content": "x"}));
+        check(
+            json!({"role": "assistant", "content": "x", "refusal": null, "audio": null, "tool_calls": [], "annotations": []}),
+            json!({"role": "assistant", "content": "x"}),
+        );
+        check(
+            json!({"role": "tool", "content": "4", "tool_call_id": "c1"}),
+            json!({"role": "tool", "content": "4", "tool_call_id": "c1"}),
+        );
+        let call = |arguments: Value| {
+            let function = json!({"name": "add", "arguments": arguments});
+            json!({"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function", "function": function}]})
+        };
+        check(call(json!("{\"a\": 2}")), call(json!({"a": 2})));
+        check(call(json!("no JSON")), call(json!("no JSON")));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_is_named() {
+        let check = |message: Value, code: &str, param: &str| {
+            let error = messages(json!([{"role": "user", "content": "first"}, message])).expect_err(param);
+            assert_eq!((error.code(), error.body()["error"]["param"].clone()), (code, json!(param)), "{error}");
+        };
+        check(json!("Hi"), "invalid_value", "messages[1]");
+        check(json!({"content": "x"}), "missing_required_parameter", "messages[1].role");
+        check(json!({"role": "robot"}), "invalid_value", "messages[1].role");
+        check(json!({"role": 1}), "invalid_value", "messages[1].role");
+        check(json!({"role": "user", "content": 1}), "invalid_value", "messages[1].content");
+        check(json!({"role": "user", "content": [1]}), "invalid_value", "messages[1].content[0]");
+        check(json!({"role": "user", "content": [{}]}), "missing_required_parameter", "messages[1].content[0].type");
+        let image = json!([{"type": "text", "text": ""}, {"type": "image_url", "image_url": {"url": "x"}}]);
+        check(json!({"role": "user", "content": image}), "unsupported_parameter", "messages[1].content[1].type");
+        let no_text = json!([{"type": "text"}]);
+        check(json!({"role": "user", "content": no_text}), "missing_required_parameter", "messages[1].content[0].text");
+        check(json!({"role": "user", "name": 1}), "invalid_value", "messages[1].name");
+        check(json!({"role": "user", "colour": 1}), "unknown_parameter", "messages[1].colour");
+        check(json!({"role": "assistant", "function_call": {}}), "unsupported_parameter", "messages[1].function_call");
+        check(json!({"role": "assistant", "tool_calls": 1}), "invalid_value", "messages[1].tool_calls");
+        check(json!({"role": "user", "tool_calls": [{"function": {"name": "f"}}]}), "invalid_value", "messages[1].tool_calls");
+        check(json!({"role": "assistant", "tool_calls": [{}]}), "missing_required_parameter", "messages[1].tool_calls[0].function");
+    }
 }

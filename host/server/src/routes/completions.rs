@@ -85,7 +85,7 @@ fn prepare(state: &AppState, body: &[u8]) -> Result<Job, ApiError> {
     let (mut requests, mut echoes) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
         let tokens = request.encode(prompt, &model.tokenizer);
-        let max_tokens = token_limit(state, &model, tokens.len(), common.stop.max_tokens)?;
+        let max_tokens = token_limit(state, &model, "prompt", tokens.len(), common.stop.max_tokens)?;
         for sample in 0..common.n {
             requests.push(GenerateRequest {
                 prompt: tokens.clone(),
@@ -239,5 +239,70 @@ impl Chunks for CompletionChunks {
             true => vec![self.chunk(vec![])],
             false => vec![],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(body: Value) -> Result<CompletionRequest, ApiError> {
+        CompletionRequest::parse(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn prompts_have_four_forms() {
+        let check = |prompt: Value, expected: &[Prompt]| {
+            assert_eq!(parse(json!({"prompt": prompt})).map(|r| r.prompts), Ok(expected.to_vec()));
+        };
+        let text = |t: &str| Prompt::Text(t.into());
+        check(json!("a"), &[text("a")]);
+        check(json!(["a", "b"]), &[text("a"), text("b")]);
+        check(json!([1, 2]), &[Prompt::Tokens(vec![1, 2])]);
+        check(json!([[1, 2], [3]]), &[Prompt::Tokens(vec![1, 2]), Prompt::Tokens(vec![3])]);
+    }
+
+    #[test]
+    fn wrong_parameters_are_named() {
+        let check = |body: Value, code: &str, param: &str| {
+            let error = parse(body.clone()).expect_err(&body.to_string());
+            assert_eq!((error.code(), error.body()["error"]["param"].clone()), (code, json!(param)), "{body}: {error}");
+        };
+        let invalid = |prompt: Value, param: &str| check(json!({"prompt": prompt}), "invalid_value", param);
+        invalid(json!([]), "prompt");
+        invalid(json!({}), "prompt");
+        invalid(json!([true]), "prompt[0]");
+        invalid(json!(["a", 1]), "prompt[1]");
+        invalid(json!([[1], "a"]), "prompt[1]");
+        invalid(json!([1, "a"]), "prompt[1]");
+        invalid(json!([1, -1]), "prompt[1]");
+        invalid(json!([[1, 1.5]]), "prompt[0][1]");
+        invalid(json!([u64::MAX]), "prompt[0]");
+        check(json!({}), "missing_required_parameter", "prompt");
+        check(json!({"prompt": null}), "missing_required_parameter", "prompt");
+        check(json!({"prompt": "x", "logprobs": true}), "invalid_value", "logprobs");
+        check(json!({"prompt": "x", "logprobs": 21}), "invalid_value", "logprobs");
+        check(json!({"prompt": "x", "max_tokens": -1}), "invalid_value", "max_tokens");
+        check(json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix");
+        check(json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of");
+        check(json!({"prompt": "x", "messages": []}), "unknown_parameter", "messages");
+    }
+
+    #[test]
+    fn scoring_a_text_reports_the_token_after_it_whatever_it_is() {
+        let check = |members: Value, ignore: bool| {
+            let mut body = json!({"prompt": "x"});
+            for (key, value) in members.as_object().expect("an object") {
+                body[key] = value.clone();
+            }
+            assert_eq!(parse(body).map(|r| r.common.stop.ignore_eos), Ok(ignore), "{members}");
+        };
+        check(json!({"echo": true, "logprobs": 1, "max_tokens": 1}), true);
+        check(json!({"echo": true, "logprobs": 1, "max_tokens": 2}), false);
+        check(json!({"echo": true, "logprobs": 1}), false);
+        check(json!({"echo": true, "max_tokens": 1}), false);
+        check(json!({"logprobs": 1, "max_tokens": 1}), false);
     }
 }
