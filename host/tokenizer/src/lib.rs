@@ -1,1 +1,22 @@
 //! Tokenizers and chat templates from GGUF metadata.
+//!
+//! [`Tokenizer`] turns text into token ids and back: byte-level BPE (`gpt2`) with the pre-tokenizers of the model families,
+//! and SentencePiece BPE (`llama`) with byte fallback. [`Detokenizer`] decodes a stream of tokens. [`ChatTemplate`] renders
+//! a conversation with the model's own Jinja template, in a sandbox.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod bpe;
+mod chat;
+mod detokenizer;
+mod error;
+mod pre;
+mod special;
+mod spm;
+mod tokenizer;
+mod vocab;
+
+pub use chat::{ChatTemplate, RenderContext};
+pub use detokenizer::Detokenizer;
+pub use error::{TemplateError, TokenizerError};
+pub use tokenizer::{EncodeOptions, SpecialTokens, TokenType, Tokenizer};

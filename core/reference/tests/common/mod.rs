@@ -1,4 +1,6 @@
-//! What the end-to-end tests need around the interpreter: Programs of real models, and a host with a paged cache.
+//! What several tests need around the interpreter; each uses a part of it.
+#![allow(dead_code)]
 
 pub mod models;
+pub mod op;
 pub mod paged;

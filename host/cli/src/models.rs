@@ -1,0 +1,166 @@
+//! From the command line to a loaded model.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rocmforge_engine::{EngineConfig, EngineHandle};
+use rocmforge_loader::config::ModelEntry;
+use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
+
+use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
+
+use crate::args::ModelArgs;
+use crate::memory;
+
+/// The model that the arguments mean, with the name that clients use for it.
+pub fn select(config: &Config, args: &ModelArgs) -> Result<(String, ModelEntry)> {
+    let (name, mut entry) = match &args.model {
+        Some(wanted) => match config.models.get(wanted) {
+            Some(entry) => (wanted.clone(), entry.clone()),
+            None => named_by_file(config, wanted)?,
+        },
+        None => only_model(config)?,
+    };
+    entry.architecture = args.architecture.clone().or(entry.architecture);
+    entry.context_length = args.context_length.or(entry.context_length);
+    Ok((name, entry))
+}
+
+fn named_by_file(config: &Config, wanted: &str) -> Result<(String, ModelEntry)> {
+    let path = PathBuf::from(wanted);
+    if !path.exists() {
+        bail!("model '{wanted}': no such file, and no model of that name in the configuration ({})", known(config));
+    }
+    let name = path.file_stem().map_or_else(|| wanted.to_owned(), |s| s.to_string_lossy().into_owned());
+    Ok((name, ModelEntry { path, architecture: None, context_length: None, chat_template: None }))
+}
+
+fn only_model(config: &Config) -> Result<(String, ModelEntry)> {
+    match config.models.iter().collect::<Vec<_>>()[..] {
+        [(name, entry)] => Ok((name.clone(), entry.clone())),
+        _ => bail!("which model? Give --model FILE, or --model NAME of one in the configuration ({})", known(config)),
+    }
+}
+
+fn known(config: &Config) -> String {
+    if config.models.is_empty() {
+        return "it has none".into();
+    }
+    config.models.keys().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Loads a model, with a progress bar on a terminal and lines in the log otherwise.
+pub fn load(
+    config: &Config,
+    plugins: &Arc<Plugins>,
+    name: &str,
+    entry: &ModelEntry,
+    no_fallback: bool,
+    compile: CompileOptions,
+) -> Result<Model> {
+    let start = Instant::now();
+    let options = LoadOptions {
+        architecture: entry.architecture.clone(),
+        context_length: entry.context_length.map(Into::into),
+        fallback: config.placement.fallback && !no_fallback,
+        compile,
+    };
+    tracing::info!("loading model '{name}' from {}", entry.path.display());
+    let bar = ProgressBar::no_length();
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(name.to_owned());
+    let mut logged = 0;
+    let loaded = Model::load(plugins, &entry.path, &options, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        let quarter = (4 * progress.done).checked_div(progress.total).unwrap_or(4);
+        if quarter > logged && bar.is_hidden() {
+            logged = quarter;
+            tracing::info!("loading model '{name}': {} of {} MiB", progress.done >> 20, progress.total >> 20);
+        }
+    });
+    bar.finish_and_clear();
+    let model = loaded?;
+    tracing::info!("model '{name}' loaded in {:.2} s", start.elapsed().as_secs_f64());
+    model.placement.to_string().lines().for_each(|line| tracing::info!("{line}"));
+    Ok(model)
+}
+
+/// Sizes to compile for, with the configuration's block size.
+pub fn compile_options(config: &Config, max_tokens: usize, max_sequences: usize) -> CompileOptions {
+    CompileOptions {
+        max_tokens: max_tokens as u32,
+        max_sequences: max_sequences as u32,
+        block_size: config.scheduler.block_size.get() as u32,
+    }
+}
+
+/// Sizes that the configuration asks for in serving.
+pub fn served_options(config: &Config) -> CompileOptions {
+    let scheduler = &config.scheduler;
+    compile_options(config, scheduler.max_step_tokens.get(), scheduler.max_sequences.get())
+}
+
+/// A model with its engine running.
+pub struct Running {
+    /// The name that clients use.
+    pub name: String,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its chat template, or ChatML where it has none.
+    pub template: Arc<ChatTemplate>,
+    /// Its engine.
+    pub engine: EngineHandle,
+}
+
+/// Loads a model and starts its engine for so many sequences at once.
+pub fn start(
+    config: &Config,
+    plugins: &Arc<Plugins>,
+    name: &str,
+    entry: &ModelEntry,
+    no_fallback: bool,
+    sequences: usize,
+) -> Result<Running> {
+    let compile = compile_options(config, config.scheduler.max_step_tokens.get(), sequences);
+    let model = load(config, plugins, name, entry, no_fallback, compile)?;
+    let tokenizer = Tokenizer::from_metadata(model.file.metadata())?;
+    let vocab = model.executable.program().info.vocab_size;
+    if tokenizer.vocab_size() > vocab {
+        bail!("model '{name}': the vocabulary has {} tokens, the output {vocab}", tokenizer.vocab_size());
+    }
+    let template = template(&tokenizer, entry)?;
+    let made_for = model.executable.program().info.context_length;
+    let context = model.context_length.min(made_for);
+    if context < model.context_length {
+        tracing::warn!(
+            "model '{name}': context_length {} is beyond the model's {made_for}, which is used",
+            model.context_length
+        );
+    }
+    let engine_config = EngineConfig {
+        cache_blocks: memory::cache_blocks(&model.executable, context as usize, &config.scheduler)?,
+        max_queue: config.scheduler.max_queue,
+        max_context: Some(context as usize),
+        prefix_caching: config.scheduler.prefix_cache,
+        ..EngineConfig::default()
+    };
+    let tokenizer = Arc::new(tokenizer);
+    let engine = EngineHandle::start(model.executable, tokenizer.clone(), &engine_config)?;
+    Ok(Running { name: name.to_owned(), tokenizer, template: Arc::new(template), engine })
+}
+
+fn template(tokenizer: &Tokenizer, entry: &ModelEntry) -> Result<ChatTemplate> {
+    let Some(file) = &entry.chat_template else { return Ok(tokenizer.compile_chat_template()?) };
+    let source = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let text = |token: Option<u32>| token.map(|id| tokenizer.token_text(id).to_owned());
+    Ok(ChatTemplate::new(&source, text(tokenizer.bos()), text(tokenizer.eos()))?)
+}

@@ -1,0 +1,145 @@
+use std::time::{Duration, Instant};
+
+use crate::engine::Place;
+use crate::error::EngineError;
+use crate::request::{Event, Finish, FinishReason, GenerateRequest, StopParams, Timings, TokenEvent, Usage};
+use crate::sampler::{Logprobs, Sampled, Sampler, check_logits, logprobs};
+use crate::stream::EventSender;
+use crate::text::{StopMatcher, StopState, Utf8Stream, Vocabulary};
+
+/// Whether a request goes on after a token.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Goes,
+    Ends(FinishReason),
+}
+
+/// A request in the engine: everything about it that the scheduler does not need to know.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) events: EventSender,
+    pub(crate) paused_since: Option<Instant>,
+    pub(crate) started: Option<Instant>,
+    pub(crate) generated: usize,
+    sampler: Sampler,
+    bytes: Utf8Stream,
+    matcher: StopMatcher,
+    stop: StopParams,
+    limit: usize,
+    prompt_tokens: usize,
+    prompt_top: Option<usize>,
+    prompt_logprobs: Vec<Logprobs>,
+    arrived: Instant,
+    first_token: Option<Instant>,
+    place: Place,
+}
+
+impl Active {
+    pub(crate) fn new(
+        request: GenerateRequest,
+        limit: usize,
+        events: EventSender,
+        arrived: Instant,
+        place: Place,
+    ) -> Active {
+        let mut stop = request.stop;
+        Active {
+            events,
+            paused_since: None,
+            started: None,
+            generated: 0,
+            sampler: Sampler::new(request.sampling, &request.prompt),
+            bytes: Utf8Stream::default(),
+            matcher: StopMatcher::new(std::mem::take(&mut stop.strings)),
+            stop,
+            limit,
+            prompt_tokens: request.prompt.len(),
+            prompt_top: request.prompt_logprobs,
+            prompt_logprobs: Vec::new(),
+            arrived,
+            first_token: None,
+            place,
+        }
+    }
+
+    /// Notes the log-probability of `next`, the prompt's token after `position`.
+    pub(crate) fn score(&mut self, logits: &[f32], position: usize, next: u32) -> Result<(), EngineError> {
+        check_logits(logits, position)?;
+        self.prompt_logprobs.push(logprobs(logits, next, self.prompt_top.unwrap_or(0)));
+        Ok(())
+    }
+
+    /// Draws the token after `position`; `None` if only the prompt was to be computed.
+    pub(crate) fn draw(&mut self, logits: &mut [f32], position: usize) -> Result<Option<Sampled>, EngineError> {
+        if self.generated == 0 && self.prompt_top.take().is_some() {
+            let prompt = std::mem::take(&mut self.prompt_logprobs);
+            self.send(Event::Prompt(prompt));
+        }
+        self.first_token.get_or_insert_with(Instant::now);
+        if self.limit == 0 {
+            return Ok(None);
+        }
+        self.sampler.sample(logits, position).map(Some)
+    }
+
+    /// Takes in a drawn token, the last of `tokens`.
+    pub(crate) fn advance(&mut self, sampled: Sampled, tokens: &[u32], vocabulary: &dyn Vocabulary) -> Progress {
+        let Sampled { token, logprobs } = sampled;
+        self.generated += 1;
+        self.sampler.accept(tokens);
+        let ends = !self.stop.ignore_eos && vocabulary.is_end_of_generation(token);
+        if ends || self.stop.tokens.contains(&token) {
+            return Progress::Ends(FinishReason::StopToken(token));
+        }
+        vocabulary.token_bytes(token, self.bytes.bytes());
+        let piece = self.bytes.take();
+        let (text, stop) = match self.matcher.push(&piece) {
+            StopState::Continue(text) => (text, None),
+            StopState::Stopped { text, stop } => (text, Some(stop)),
+        };
+        self.send(Event::Token(TokenEvent { token, text, logprobs }));
+        match stop {
+            Some(stop) => {
+                // An unfinished character after the stop string is not part of the answer.
+                self.bytes = Utf8Stream::default();
+                Progress::Ends(FinishReason::StopString(stop))
+            }
+            None if self.generated >= self.limit => Progress::Ends(FinishReason::Length),
+            None => Progress::Goes,
+        }
+    }
+
+    /// Ends the stream.
+    pub(crate) fn finish(mut self, reason: FinishReason, cached_tokens: usize) {
+        let rest = self.bytes.finish();
+        let text = match self.matcher.push(&rest) {
+            StopState::Continue(text) => text + &self.matcher.finish(),
+            StopState::Stopped { text, .. } => text,
+        };
+        let now = Instant::now();
+        let since = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_duration_since(from),
+            _ => Duration::ZERO,
+        };
+        let timings = Timings {
+            queue: since(Some(self.arrived), self.started.or(Some(now))),
+            prefill: since(self.started, self.first_token.or(Some(now))),
+            decode: since(self.first_token, Some(now)),
+        };
+        let usage = Usage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.generated };
+        self.end(Event::Finished(Finish { reason, text, usage, timings }));
+    }
+
+    /// Ends the stream with this event, and makes room for another request before the client can know.
+    pub(crate) fn end(self, event: Event) {
+        let Active { events, place, .. } = self;
+        drop(place);
+        // A client that is gone needs no goodbye.
+        let _ = events.send(event);
+    }
+
+    fn send(&self, event: Event) {
+        // Whether the client is gone is looked at after every step.
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,121 @@
+use rocmforge_program::{GroupTables, NO_BLOCK, Step};
+
+use crate::scheduler::{Plan, Scheduler};
+use crate::sequence::{RequestId, Sequence};
+
+/// What a row of logits is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogitsRow {
+    /// The sequence.
+    pub id: RequestId,
+    /// Position of the token that the row comes after.
+    pub position: usize,
+    /// The row gives the next token; otherwise the next token is known, and the row its probability.
+    pub samples: bool,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    tables: Vec<u32>,
+    columns: usize,
+    slots: Vec<u32>,
+}
+
+/// The arrays of a [`Step`]. Kept between steps for their allocations.
+#[derive(Debug, Default)]
+pub struct StepBatch {
+    token_ids: Vec<u32>,
+    positions: Vec<u32>,
+    query_start: Vec<u32>,
+    context_lens: Vec<u32>,
+    groups: Vec<Group>,
+    logits_rows: Vec<u32>,
+    rows: Vec<LogitsRow>,
+    block_size: usize,
+}
+
+impl StepBatch {
+    /// An empty batch for caches of so many groups.
+    pub fn new(groups: usize, block_size: usize) -> StepBatch {
+        let groups = (0..groups).map(|_| Group::default()).collect();
+        StepBatch { groups, block_size, ..Default::default() }
+    }
+
+    /// Fills the arrays from a plan, whose sequences are all in the scheduler.
+    pub fn fill(&mut self, plan: &Plan, scheduler: &Scheduler) {
+        let sequences = plan.slices.iter().filter_map(|s| Some((s, scheduler.sequence(s.id)?)));
+        let sequences: Vec<_> = sequences.collect();
+        let end = sequences.iter().map(|(s, _)| s.start + s.len).max().unwrap_or(0);
+        self.clear(end);
+        for (slice, sequence) in sequences {
+            let first_row = self.token_ids.len();
+            let end = slice.start + slice.len;
+            self.push(sequence, slice.start, end);
+            let known = sequence.prompt_logit_positions(slice.start, end);
+            let last = slice.samples.then_some(end - 1);
+            for (position, samples) in known.map(|p| (p, false)).chain(last.map(|p| (p, true))) {
+                self.logits_rows.push((first_row + position - slice.start) as u32);
+                self.rows.push(LogitsRow { id: slice.id, position, samples });
+            }
+        }
+    }
+
+    /// Empties the batch, for sequences of up to `end` tokens.
+    pub(crate) fn clear(&mut self, end: usize) {
+        for list in [&mut self.token_ids, &mut self.positions, &mut self.context_lens, &mut self.logits_rows] {
+            list.clear();
+        }
+        self.query_start.clear();
+        self.query_start.push(0);
+        self.rows.clear();
+        for group in &mut self.groups {
+            group.tables.clear();
+            group.slots.clear();
+            group.columns = end.div_ceil(self.block_size);
+        }
+    }
+
+    /// Adds the tokens `start..end` of a sequence, which the last `clear` allowed for and whose blocks are reserved.
+    pub(crate) fn push(&mut self, sequence: &Sequence, start: usize, end: usize) {
+        self.token_ids.extend_from_slice(&sequence.tokens()[start..end]);
+        self.positions.extend(start as u32..end as u32);
+        self.query_start.push(self.token_ids.len() as u32);
+        self.context_lens.push(end as u32);
+        for (g, group) in self.groups.iter_mut().enumerate() {
+            let table = sequence.blocks().group(g);
+            let filled = table.len().min(group.columns);
+            group.tables.extend_from_slice(&table[..filled]);
+            group.tables.extend(std::iter::repeat_n(NO_BLOCK, group.columns - filled));
+            let slot = |p: usize| table[p / self.block_size] * self.block_size as u32 + (p % self.block_size) as u32;
+            group.slots.extend((start..end).map(slot));
+        }
+    }
+
+    /// Asks for the logits of a row of the batch.
+    pub(crate) fn want_logits(&mut self, row: u32) {
+        self.logits_rows.push(row);
+    }
+
+    /// What the rows of logits are for, in order.
+    pub fn rows(&self) -> &[LogitsRow] {
+        &self.rows
+    }
+
+    /// Calls `f` with the step.
+    pub fn with_step<R>(&self, f: impl FnOnce(&Step<'_>) -> R) -> R {
+        let groups: Vec<GroupTables<'_>> = self
+            .groups
+            .iter()
+            .map(|g| GroupTables { block_tables: &g.tables, max_blocks: g.columns, slot_mapping: &g.slots })
+            .collect();
+        f(&Step {
+            token_ids: &self.token_ids,
+            positions: &self.positions,
+            query_start: &self.query_start,
+            context_lens: &self.context_lens,
+            groups: &groups,
+            logits_rows: &self.logits_rows,
+            inputs: &[],
+        })
+    }
+}

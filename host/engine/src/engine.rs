@@ -1,0 +1,210 @@
+//! One thread per model that runs all of its requests.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::block::{BlockCounts, BlockManager};
+use crate::config::EngineConfig;
+use crate::error::EngineError;
+use crate::request::GenerateRequest;
+use crate::runner::Runner;
+use crate::scheduler::Scheduler;
+use crate::sequence::RequestId;
+use crate::stream::{RequestStream, channel as stream_channel};
+use crate::text::Vocabulary;
+use crate::worker::{Command, NewRequest, Worker};
+
+/// The state of an engine after its latest step. Totals count from the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Requests that run.
+    pub running: usize,
+    /// Requests that wait, preempted ones included.
+    pub waiting: usize,
+    /// Requests whose clients do not read.
+    pub paused: usize,
+    /// KV blocks per cache group.
+    pub blocks: Vec<BlockCounts>,
+    /// Tokens computed that were known, again after preemption included.
+    pub prefill_tokens: u64,
+    /// Prompt tokens that were found in the cache.
+    pub cached_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Steps run.
+    pub steps: u64,
+    /// Steps that failed.
+    pub failed_steps: u64,
+    /// Times that a request lost its blocks.
+    pub preemptions: u64,
+    /// Requests that ended with a stop token or string.
+    pub stopped: u64,
+    /// Requests that ended at their limit.
+    pub out_of_length: u64,
+    /// Requests cancelled.
+    pub cancelled: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Too many steps in a row have failed.
+    pub unhealthy: bool,
+}
+
+/// A place in the engine, given back when the request is over.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(outstanding: &Arc<AtomicUsize>, limit: usize) -> Result<Place, EngineError> {
+        let add = |n: usize| (n < limit).then_some(n + 1);
+        match outstanding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add) {
+            Ok(_) => Ok(Place(outstanding.clone())),
+            Err(outstanding) => Err(EngineError::Overloaded { outstanding, limit }),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    commands: Sender<Command>,
+    next_id: AtomicU64,
+    outstanding: Arc<AtomicUsize>,
+    /// Running and waiting requests together.
+    limit: usize,
+    vocab_size: usize,
+    context: usize,
+    capacity: usize,
+    stream_buffer: usize,
+    stats: Arc<Mutex<EngineStats>>,
+    stopping: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Talks to an engine. Clones talk to the same one; it ends with the last of them and of its streams.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    /// Allocates the KV cache and starts the engine's thread.
+    ///
+    /// # Errors
+    /// Settings that do not go with the program or the executable, lack of memory, or no thread to be had.
+    pub fn start(
+        mut runner: impl Runner + 'static,
+        vocabulary: Arc<dyn Vocabulary>,
+        config: &EngineConfig,
+    ) -> Result<EngineHandle, EngineError> {
+        let limits = runner.limits();
+        let scheduling = config.scheduler(limits)?;
+        let groups = config.groups(runner.program())?;
+        let blocks = BlockManager::new(limits.block_size, &groups, config.prefix_caching)?;
+        let scheduler = Scheduler::new(scheduling, blocks)?;
+        let (vocab_size, context) = (runner.program().info.vocab_size, config.context(runner.program())?);
+        let capacity = scheduler.longest_sequence();
+        runner.allocate_cache(&config.cache_blocks).map_err(EngineError::step)?;
+
+        let (commands, receiver) = channel();
+        let stats = Arc::new(Mutex::new(EngineStats { blocks: scheduler.block_counts(), ..Default::default() }));
+        let worker = Worker::new(Box::new(runner), vocabulary, config, scheduler, receiver, stats.clone());
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || worker.run());
+        let thread = thread.map_err(|e| EngineError::config("engine thread", "a thread", e))?;
+        let shared = Shared {
+            commands,
+            next_id: AtomicU64::new(0),
+            outstanding: Arc::default(),
+            limit: scheduling.max_sequences.saturating_add(config.max_queue),
+            vocab_size,
+            context,
+            capacity,
+            stream_buffer: config.stream_buffer,
+            stats,
+            stopping: AtomicBool::new(false),
+            thread: Mutex::new(Some(thread)),
+        };
+        Ok(EngineHandle { shared: Arc::new(shared) })
+    }
+
+    /// Longest prompt and answer together, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.shared.context.min(self.shared.capacity)
+    }
+
+    /// Queues a request. Does not block.
+    ///
+    /// # Errors
+    /// A request that is not valid or can never fit, or an engine that takes no more.
+    pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
+        let shared = &self.shared;
+        if shared.stopping.load(Ordering::SeqCst) {
+            return Err(EngineError::ShuttingDown);
+        }
+        request.check(shared.vocab_size)?;
+        let limit = self.answer_limit(&request)?;
+        let place = Place::take(&shared.outstanding, shared.limit)?;
+        let id = RequestId(shared.next_id.fetch_add(1, Ordering::SeqCst));
+        let (events, stream) = stream_channel(id, shared.stream_buffer, shared.commands.clone());
+        let new = NewRequest { id, request, limit, events, arrived: Instant::now(), place };
+        shared.commands.send(Command::Submit(Box::new(new))).map_err(|_| EngineError::Stopped)?;
+        Ok(stream)
+    }
+
+    /// Most tokens that the request can generate.
+    fn answer_limit(&self, request: &GenerateRequest) -> Result<usize, EngineError> {
+        let (prompt, wanted) = (request.prompt.len(), request.stop.max_tokens.unwrap_or(usize::MAX));
+        let Shared { context, capacity, .. } = *self.shared;
+        if prompt + wanted.min(1) > context {
+            return Err(EngineError::ContextExceeded { prompt, context });
+        }
+        if prompt > capacity {
+            return Err(EngineError::CacheTooSmall { prompt, capacity });
+        }
+        // The last token of an answer is never computed on, so it needs no place in the cache.
+        Ok(wanted.min(context - prompt).min((capacity - prompt).saturating_add(1)))
+    }
+
+    /// Cancels a request, wherever it is; its stream ends with [`FinishReason::Cancelled`](crate::FinishReason).
+    /// Nothing happens if it is over.
+    pub fn cancel(&self, id: RequestId) {
+        // An engine that is gone has nothing to cancel.
+        let _ = self.shared.commands.send(Command::Cancel(id));
+    }
+
+    /// The state after the latest step.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the engine takes requests and its steps do not fail.
+    pub fn is_healthy(&self) -> bool {
+        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = thread.as_ref().is_some_and(|t| !t.is_finished());
+        alive && !self.shared.stopping.load(Ordering::SeqCst) && !self.stats().unhealthy
+    }
+
+    /// Takes no more requests, lets those in the engine run for `drain`, cancels the rest, and returns when the thread
+    /// has ended. Blocks for that time: not to be called in an asynchronous task.
+    pub fn shutdown(&self, drain: Duration) {
+        // A drain beyond the clock's range means no limit worth the name.
+        let deadline =
+            Instant::now().checked_add(drain).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
+        let _ = self.shared.commands.send(Command::Shutdown(deadline));
+        // The engine itself refuses what is submitted in between.
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine thread has panicked");
+        }
+    }
+}

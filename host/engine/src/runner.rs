@@ -1,0 +1,44 @@
+use std::error::Error;
+
+use rocmforge_program::{OutputBuffer, Program, Step};
+
+/// Why a step could not be run; the backend's own error.
+pub type RunError = Box<dyn Error + Send + Sync>;
+
+/// What an executable was compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunnerLimits {
+    /// Most tokens in one step.
+    pub max_tokens: usize,
+    /// Most sequences in one step.
+    pub max_sequences: usize,
+    /// Tokens per block of the KV cache.
+    pub block_size: usize,
+}
+
+/// Something that runs steps of a program: a loaded executable, several of them in a row, or a simulation in a test.
+pub trait Runner: Send {
+    /// The program.
+    fn program(&self) -> &Program;
+
+    /// What it was compiled for.
+    fn limits(&self) -> RunnerLimits;
+
+    /// Allocates so many blocks per cache group, in place of any before; their content is lost.
+    ///
+    /// # Errors
+    /// Mostly lack of memory.
+    fn allocate_cache(&mut self, blocks: &[u64]) -> Result<(), RunError>;
+
+    /// Starts a step. One at a time.
+    ///
+    /// # Errors
+    /// The step breaks a rule, or the device fails.
+    fn submit(&mut self, step: &Step<'_>) -> Result<(), RunError>;
+
+    /// Waits for the step and copies its outputs.
+    ///
+    /// # Errors
+    /// The device failed, or an output is unknown or of another size.
+    fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError>;
+}

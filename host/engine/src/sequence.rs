@@ -1,0 +1,89 @@
+use crate::block::BlockTables;
+
+/// Names a request. Numbers rise in the order of arrival, and the scheduler serves them in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What the scheduler knows of a request: tokens, and how far the cache holds them.
+#[derive(Debug)]
+pub struct Sequence {
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    pub(crate) computed: usize,
+    pub(crate) reused: usize,
+    pub(crate) blocks: BlockTables,
+    salt: String,
+    /// First position whose logits are wanted although the next token is known; `None` if none is.
+    pub(crate) prompt_logits_from: Option<usize>,
+}
+
+impl Sequence {
+    /// A sequence that nothing is computed of. `salt`: see [`adopt_prefix`](crate::BlockManager::adopt_prefix).
+    pub fn new(prompt: Vec<u32>, salt: String) -> Sequence {
+        let prompt_len = prompt.len();
+        let blocks = BlockTables::default();
+        Sequence { tokens: prompt, prompt_len, computed: 0, reused: 0, blocks, salt, prompt_logits_from: None }
+    }
+
+    /// The same, but with logits for every token of the prompt.
+    #[must_use]
+    pub fn with_prompt_logits(mut self) -> Sequence {
+        self.prompt_logits_from = Some(0);
+        self
+    }
+
+    /// Prompt and generated tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.prompt_len]
+    }
+
+    /// The generated tokens.
+    pub fn generated(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Tokens that the cache holds.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Tokens that the cache held already when the sequence first ran.
+    pub fn reused(&self) -> usize {
+        self.reused
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self) -> &BlockTables {
+        &self.blocks
+    }
+
+    pub(crate) fn salt(&self) -> &str {
+        &self.salt
+    }
+
+    pub(crate) fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    pub(crate) fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+    }
+
+    /// Tokens to compute before the next one can be sampled.
+    pub(crate) fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Positions in `start..end` whose logits are wanted for the prompt's own probabilities.
+    pub(crate) fn prompt_logit_positions(&self, start: usize, end: usize) -> std::ops::Range<usize> {
+        match self.prompt_logits_from {
+            Some(from) => start.max(from)..end.min(self.prompt_len - 1),
+            None => 0..0,
+        }
+    }
+}

@@ -1,0 +1,294 @@
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rocmforge_program::{OutputBuffer, output};
+
+use crate::active::{Active, Progress};
+use crate::batch::{LogitsRow, StepBatch};
+use crate::config::EngineConfig;
+use crate::engine::{EngineStats, Place};
+use crate::error::EngineError;
+use crate::request::{Event, FinishReason, GenerateRequest};
+use crate::runner::Runner;
+use crate::scheduler::{Plan, Scheduler};
+use crate::sequence::{RequestId, Sequence};
+use crate::stream::EventSender;
+use crate::text::Vocabulary;
+
+/// A request on its way to the engine thread.
+#[derive(Debug)]
+pub(crate) struct NewRequest {
+    pub(crate) id: RequestId,
+    pub(crate) request: GenerateRequest,
+    /// Most tokens to generate.
+    pub(crate) limit: usize,
+    pub(crate) events: EventSender,
+    pub(crate) arrived: Instant,
+    pub(crate) place: Place,
+}
+
+/// What the engine thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit(Box<NewRequest>),
+    Cancel(RequestId),
+    Resume(RequestId),
+    Shutdown(Instant),
+}
+
+/// The engine thread's state.
+pub(crate) struct Worker {
+    runner: Box<dyn Runner>,
+    vocabulary: Arc<dyn Vocabulary>,
+    scheduler: Scheduler,
+    commands: Receiver<Command>,
+    active: HashMap<RequestId, Active>,
+    batch: StepBatch,
+    logits: Vec<f32>,
+    vocab_size: usize,
+    stall_timeout: Duration,
+    stream_buffer: usize,
+    max_failures: usize,
+    failures: usize,
+    deadline: Option<Instant>,
+    stats: EngineStats,
+    published: Arc<Mutex<EngineStats>>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        runner: Box<dyn Runner>,
+        vocabulary: Arc<dyn Vocabulary>,
+        config: &EngineConfig,
+        scheduler: Scheduler,
+        commands: Receiver<Command>,
+        published: Arc<Mutex<EngineStats>>,
+    ) -> Worker {
+        let batch = StepBatch::new(runner.program().group_count(), runner.limits().block_size);
+        let vocab_size = runner.program().info.vocab_size;
+        Worker {
+            runner,
+            vocabulary,
+            scheduler,
+            commands,
+            active: HashMap::new(),
+            batch,
+            logits: Vec::new(),
+            vocab_size,
+            stall_timeout: config.stall_timeout,
+            stream_buffer: config.stream_buffer,
+            max_failures: config.max_failures.max(1),
+            failures: 0,
+            deadline: None,
+            stats: EngineStats::default(),
+            published,
+        }
+    }
+
+    /// Serves requests until a shutdown is complete or nobody can send any more.
+    pub(crate) fn run(mut self) {
+        while self.receive() {
+            self.end_overdue();
+            if self.deadline.is_some() && self.active.is_empty() {
+                break;
+            }
+            let plan = self.scheduler.schedule();
+            self.stats.preemptions += plan.preempted.len() as u64;
+            if plan.slices.is_empty() {
+                self.refuse_stuck();
+            } else {
+                self.step(&plan);
+            }
+            self.publish();
+        }
+        self.publish();
+    }
+
+    /// Takes in commands; waits for one if there is nothing to run. False when nobody can send any more.
+    fn receive(&mut self) -> bool {
+        let (running, waiting, paused) = self.scheduler.queue_lengths();
+        if running + waiting == 0 && !(self.deadline.is_some() && paused == 0) {
+            let now = Instant::now();
+            let stalls = self.active.values().filter_map(|a| a.paused_since?.checked_add(self.stall_timeout));
+            let first = match stalls.chain(self.deadline).min() {
+                Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(now)),
+                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match first {
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(new) => self.add(*new),
+            Command::Cancel(id) => self.finish(id, FinishReason::Cancelled),
+            Command::Resume(id) => {
+                if let Some(active) = self.active.get_mut(&id) {
+                    active.paused_since = None;
+                    self.scheduler.resume(id);
+                }
+            }
+            Command::Shutdown(deadline) => self.deadline = Some(self.deadline.map_or(deadline, |d| d.min(deadline))),
+        }
+    }
+
+    fn add(&mut self, new: NewRequest) {
+        let NewRequest { id, request, limit, events, arrived, place } = new;
+        let sequence = Sequence::new(request.prompt.clone(), request.cache_salt.clone());
+        let sequence = match request.prompt_logprobs {
+            Some(_) => sequence.with_prompt_logits(),
+            None => sequence,
+        };
+        self.active.insert(id, Active::new(request, limit, events, arrived, place));
+        let added = match self.deadline {
+            Some(_) => Err(EngineError::ShuttingDown),
+            None => self.scheduler.add(id, sequence),
+        };
+        if let Err(error) = added {
+            self.fail(id, error);
+        }
+    }
+
+    /// Ends requests that nobody reads, and all of them when the time to drain is over.
+    fn end_overdue(&mut self) {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|d| d <= now) {
+            for id in self.active.keys().copied().collect::<Vec<_>>() {
+                self.finish(id, FinishReason::Cancelled);
+            }
+        }
+        let stalled = |a: &Active| a.paused_since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
+        let stalled: Vec<_> = self.active.iter().filter(|(_, a)| stalled(a)).map(|(id, _)| *id).collect();
+        for id in stalled {
+            let (seconds, buffer) = (self.stall_timeout.as_secs(), self.stream_buffer);
+            self.fail(id, EngineError::Stalled { seconds, buffer });
+        }
+    }
+
+    fn step(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        for slice in &plan.slices {
+            if let Some(active) = self.active.get_mut(&slice.id) {
+                if active.started.is_none() {
+                    active.started = Some(now);
+                    self.stats.cached_tokens += slice.start as u64;
+                }
+                self.stats.prefill_tokens += if active.generated == 0 || slice.len > 1 { slice.len as u64 } else { 0 };
+            }
+        }
+        self.batch.fill(plan, &self.scheduler);
+        let rows = self.batch.rows().to_vec();
+        self.stats.steps += 1;
+        if let Err(error) = self.run_step(rows.len()) {
+            tracing::error!(%error, requests = plan.slices.len(), "step failed");
+            self.stats.failed_steps += 1;
+            self.failures += 1;
+            plan.slices.iter().for_each(|s| self.fail(s.id, error.clone()));
+            return;
+        }
+        self.failures = 0;
+        self.scheduler.commit(plan);
+        for (i, row) in rows.iter().enumerate() {
+            self.take_row(row, i);
+        }
+        for slice in &plan.slices {
+            self.settle(slice.id);
+        }
+    }
+
+    fn run_step(&mut self, rows: usize) -> Result<(), EngineError> {
+        self.logits.resize(rows.saturating_mul(self.vocab_size), 0.0);
+        let runner = &mut self.runner;
+        self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
+        let mut outputs = [OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
+        runner.wait(&mut outputs).map_err(EngineError::step)
+    }
+
+    /// Draws a token from a row of logits, or takes a prompt token's probability from it.
+    fn take_row(&mut self, row: &LogitsRow, index: usize) {
+        let logits = &mut self.logits[index * self.vocab_size..][..self.vocab_size];
+        let (Some(active), Some(sequence)) = (self.active.get_mut(&row.id), self.scheduler.sequence(row.id)) else {
+            return;
+        };
+        if !row.samples {
+            let next = sequence.tokens()[row.position + 1];
+            if let Err(error) = active.score(logits, row.position, next) {
+                self.fail(row.id, error);
+            }
+            return;
+        }
+        let token = match active.draw(logits, row.position) {
+            Ok(Some(sampled)) => sampled,
+            Ok(None) => return self.finish(row.id, FinishReason::Length),
+            Err(error) => return self.fail(row.id, error),
+        };
+        self.scheduler.append(row.id, token.token);
+        self.stats.generated_tokens += 1;
+        let Some(sequence) = self.scheduler.sequence(row.id) else { return };
+        match active.advance(token, sequence.tokens(), &*self.vocabulary) {
+            Progress::Goes => {}
+            Progress::Ends(reason) => self.finish(row.id, reason),
+        }
+    }
+
+    /// After a step: lets go of a request that nobody reads, pauses one that is read too slowly.
+    fn settle(&mut self, id: RequestId) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        if active.events.is_closed() {
+            self.finish(id, FinishReason::Cancelled);
+        } else if active.events.must_pause() {
+            active.paused_since = Some(Instant::now());
+            self.scheduler.pause(id);
+        }
+    }
+
+    /// Something waits, nothing holds blocks, and still nothing can run. `submit` refuses what can never fit, so this
+    /// is a second line of defence against waiting for ever.
+    fn refuse_stuck(&mut self) {
+        if let Some(id) = self.scheduler.first_unpaused() {
+            let prompt = self.scheduler.sequence(id).map_or(0, |s| s.tokens().len());
+            self.fail(id, EngineError::CacheTooSmall { prompt, capacity: self.scheduler.longest_sequence() });
+        }
+    }
+
+    fn finish(&mut self, id: RequestId, reason: FinishReason) {
+        let sequence = self.scheduler.remove(id);
+        let Some(active) = self.active.remove(&id) else { return };
+        match reason {
+            FinishReason::StopToken(_) | FinishReason::StopString(_) => self.stats.stopped += 1,
+            FinishReason::Length => self.stats.out_of_length += 1,
+            FinishReason::Cancelled => self.stats.cancelled += 1,
+        }
+        self.publish();
+        active.finish(reason, sequence.map_or(0, |s| s.reused()));
+    }
+
+    fn fail(&mut self, id: RequestId, error: EngineError) {
+        self.scheduler.remove(id);
+        let Some(active) = self.active.remove(&id) else { return };
+        self.stats.failed += 1;
+        self.publish();
+        active.end(Event::Error(error));
+    }
+
+    fn publish(&mut self) {
+        let (running, waiting, paused) = self.scheduler.queue_lengths();
+        let unhealthy = self.failures >= self.max_failures;
+        let blocks = self.scheduler.block_counts();
+        self.stats = EngineStats { running, waiting, paused, blocks, unhealthy, ..std::mem::take(&mut self.stats) };
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = self.stats.clone();
+    }
+}

@@ -1,0 +1,181 @@
+//! A model that lives in its KV cache: what it answers depends on every token that its block tables let it see, so any
+//! wrong, stale or shared-by-mistake block changes the answer.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rocmforge_engine::{RunError, Runner, RunnerLimits, Vocabulary};
+use rocmforge_program::{CacheDecl, IR_VERSION, ModelInfo, NO_BLOCK, OutputBuffer, Program, Step, StepLimits};
+
+pub const VOCAB: usize = 64;
+/// Ends answers.
+pub const END: u32 = 0;
+
+pub struct SimulatedModel {
+    program: Program,
+    limits: RunnerLimits,
+    /// Per group and slot: token and position.
+    cache: Vec<Vec<Option<(u32, u32)>>>,
+    rows: Vec<f32>,
+    /// Steps to fail; `usize::MAX`: panic in the next one.
+    pub fail: Arc<AtomicUsize>,
+    /// If there is one, each step waits for a message; the sender gone means to run freely.
+    pub gate: Option<Receiver<()>>,
+}
+
+impl SimulatedModel {
+    pub fn new(windows: &[Option<u32>], limits: RunnerLimits, context_length: u32) -> SimulatedModel {
+        let cache = |(g, &window): (usize, &Option<u32>)| CacheDecl {
+            layer: g as u32,
+            kv_heads: 1,
+            key_dim: 1,
+            value_dim: 1,
+            group: g as u32,
+            window,
+        };
+        let architecture = "simulated".into();
+        let info = ModelInfo { architecture, vocab_size: VOCAB, hidden_size: 1, layers: 1, context_length };
+        let caches = windows.iter().enumerate().map(cache).collect();
+        let (weights, nodes, outputs) = Default::default();
+        let program = Program { ir: IR_VERSION, info, weights, caches, nodes, outputs };
+        SimulatedModel { program, limits, cache: Vec::new(), rows: Vec::new(), fail: Arc::default(), gate: None }
+    }
+
+    /// A model whose steps wait for messages.
+    pub fn gated(mut self) -> (SimulatedModel, Sender<()>) {
+        let (open, gate) = channel();
+        self.gate = Some(gate);
+        (self, open)
+    }
+
+    pub fn windows(&self) -> Vec<Option<u32>> {
+        self.program.caches.iter().map(|c| c.window).collect()
+    }
+}
+
+impl Runner for SimulatedModel {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn limits(&self) -> RunnerLimits {
+        self.limits
+    }
+
+    fn allocate_cache(&mut self, blocks: &[u64]) -> Result<(), RunError> {
+        self.cache = blocks.iter().map(|&n| vec![None; n as usize * self.limits.block_size]).collect();
+        Ok(())
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<(), RunError> {
+        if let Some(gate) = &self.gate {
+            // A sender that is gone means to run freely.
+            let _ = gate.recv();
+        }
+        let RunnerLimits { max_tokens, max_sequences, block_size } = self.limits;
+        let blocks: Vec<usize> = self.cache.iter().map(|c| c.len() / block_size).collect();
+        let limits = StepLimits { vocab_size: VOCAB, max_tokens, max_sequences, block_size, num_blocks: &blocks };
+        step.check(&self.program, &limits)?;
+        assert_ne!(self.fail.load(Ordering::SeqCst), usize::MAX, "the panic that a test asked for");
+        if self.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err("simulated failure".into());
+        }
+        for (cache, tables) in self.cache.iter_mut().zip(step.groups) {
+            for t in 0..step.tokens() {
+                cache[tables.slot_mapping[t] as usize] = Some((step.token_ids[t], step.positions[t]));
+            }
+        }
+        self.rows.clear();
+        for &row in step.logits_rows {
+            let sequence = step.query_start.partition_point(|&start| start <= row) - 1;
+            let position = step.positions[row as usize];
+            let mut state = 0;
+            for (g, (cache, tables)) in self.cache.iter().zip(step.groups).enumerate() {
+                let table = &tables.block_tables[sequence * tables.max_blocks..][..tables.max_blocks];
+                for p in first_visible(position, self.program.group_window(g))..=position {
+                    let block = table[p as usize / block_size];
+                    if block == NO_BLOCK {
+                        return Err(format!("position {p} is visible from {position} and has no block").into());
+                    }
+                    match cache[block as usize * block_size + p as usize % block_size] {
+                        Some((token, at)) if at == p => state = mix(state, token),
+                        other => return Err(format!("position {p} of group {g} holds {other:?}").into()),
+                    }
+                }
+            }
+            self.rows.extend(logits(state));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError> {
+        for output in outputs {
+            if output.data.len() != self.rows.len() {
+                return Err(format!("{} logits wanted, {} computed", output.data.len(), self.rows.len()).into());
+            }
+            output.data.copy_from_slice(&self.rows);
+        }
+        Ok(())
+    }
+}
+
+fn first_visible(position: u32, window: Option<u32>) -> u32 {
+    window.map_or(0, |w| (position + 1).saturating_sub(w))
+}
+
+fn mix(state: u64, token: u32) -> u64 {
+    let mut z = (state ^ u64::from(token)).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn logits(state: u64) -> impl Iterator<Item = f32> {
+    (0..VOCAB as u32).map(move |i| (mix(state, i) >> 48) as f32 / 8192.0)
+}
+
+/// Logits after the last token, straight from the tokens.
+pub fn expected_logits(windows: &[Option<u32>], tokens: &[u32]) -> Vec<f32> {
+    let last = tokens.len() as u32 - 1;
+    let visible = |w: &Option<u32>| tokens[first_visible(last, *w) as usize..].to_vec();
+    logits(windows.iter().flat_map(visible).fold(0, mix)).collect()
+}
+
+/// The greedy answer, straight from the tokens.
+pub fn expected_answer(windows: &[Option<u32>], prompt: &[u32], len: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..len {
+        let logits = expected_logits(windows, &tokens);
+        tokens.push(argmax(&logits));
+    }
+    tokens.split_off(prompt.len())
+}
+
+pub fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+/// Token `t` is the `t`-th character from '@' on, but for the last two, which together are "é".
+pub struct Letters;
+
+impl Vocabulary for Letters {
+    fn is_end_of_generation(&self, token: u32) -> bool {
+        token == END
+    }
+
+    fn token_bytes(&self, token: u32, out: &mut Vec<u8>) {
+        match token as usize {
+            t if t == VOCAB - 2 => out.push(0xC3),
+            t if t == VOCAB - 1 => out.push(0xA9),
+            t => out.push(b'@' + t as u8),
+        }
+    }
+}
+
+pub fn text(tokens: &[u32]) -> String {
+    let mut bytes = Vec::new();
+    tokens.iter().for_each(|&t| Letters.token_bytes(t, &mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}

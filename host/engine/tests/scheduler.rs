@@ -1,0 +1,329 @@
+//! Scheduler and block manager under random load, with a model that notices every misplaced token.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{SimulatedModel, VOCAB, argmax, expected_answer};
+use proptest::prelude::*;
+use rocmforge_engine::{
+    BlockManager, CacheGroup, EngineError, Plan, RequestId, Runner, RunnerLimits, Scheduler, SchedulerConfig, Sequence,
+    StepBatch,
+};
+use rocmforge_program::{OutputBuffer, output};
+
+#[derive(Clone, Debug)]
+struct Arrival {
+    step: usize,
+    prompt: Vec<u32>,
+    answer: usize,
+    prompt_logits: bool,
+    cancel_after: Option<usize>,
+    /// Steps after arrival at which it pauses, and for how long.
+    pause: Option<(usize, usize)>,
+}
+
+#[derive(Clone, Debug)]
+struct Load {
+    windows: Vec<Option<u32>>,
+    block_size: usize,
+    spare_blocks: usize,
+    config: SchedulerConfig,
+    prefix_caching: bool,
+    arrivals: Vec<Arrival>,
+}
+
+fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
+    // Few different tokens and a common beginning, so that prefixes are shared.
+    let prompt = (0usize..20, prop::collection::vec(0u32..2, 1..20)).prop_map(|(common, own)| {
+        let mut prompt: Vec<u32> = (0..common as u32).map(|i| i % 3).collect();
+        prompt.extend(own);
+        prompt
+    });
+    let rest = (
+        1usize..16,
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.2, 0usize..30),
+        prop::option::weighted(0.2, (0usize..10, 1usize..10)),
+    );
+    let arrival =
+        (0usize..40, prompt, rest).prop_map(|(step, prompt, (answer, prompt_logits, cancel_after, pause))| Arrival {
+            step,
+            prompt,
+            answer,
+            prompt_logits,
+            cancel_after,
+            pause,
+        });
+    prop::collection::vec(arrival, 1..16)
+}
+
+fn loads() -> impl Strategy<Value = Load> {
+    let windows =
+        prop::sample::select(vec![vec![None], vec![None, Some(5)], vec![Some(7)], vec![Some(3), None], vec![]]);
+    let config = (1usize..6, 0usize..12, 1usize..8).prop_map(|(max_sequences, more, max_prompt_logits)| {
+        SchedulerConfig { max_tokens: max_sequences + more, max_sequences, max_prompt_logits }
+    });
+    (windows, 1usize..6, 0usize..20, config, any::<bool>(), arrivals()).prop_map(
+        |(windows, block_size, spare_blocks, config, prefix_caching, arrivals)| Load {
+            windows,
+            block_size,
+            spare_blocks,
+            config,
+            prefix_caching,
+            arrivals,
+        },
+    )
+}
+
+struct Simulation {
+    scheduler: Scheduler,
+    model: SimulatedModel,
+    batch: StepBatch,
+    logits: Vec<f32>,
+    answers: BTreeMap<RequestId, Vec<u32>>,
+    /// Positions of the prompt whose logits were delivered.
+    scored: BTreeMap<RequestId, Vec<usize>>,
+    paused: BTreeSet<RequestId>,
+    preemptions: usize,
+    reused: usize,
+}
+
+impl Simulation {
+    fn new(load: &Load) -> Simulation {
+        let longest = load.arrivals.iter().map(|a| a.prompt.len() + a.answer).max().unwrap();
+        let blocks = longest.div_ceil(load.block_size) + load.spare_blocks;
+        let group = |w: &Option<u32>| CacheGroup { blocks, window: w.map(|w| w as usize) };
+        let groups: Vec<_> = load.windows.iter().map(group).collect();
+        let manager = BlockManager::new(load.block_size, &groups, load.prefix_caching).unwrap();
+        let SchedulerConfig { max_tokens, max_sequences, .. } = load.config;
+        let limits = RunnerLimits { max_tokens, max_sequences, block_size: load.block_size };
+        let mut model = SimulatedModel::new(&load.windows, limits, 1000);
+        model.allocate_cache(&vec![blocks as u64; groups.len()]).unwrap();
+        Simulation {
+            scheduler: Scheduler::new(load.config, manager).unwrap(),
+            model,
+            batch: StepBatch::new(groups.len(), load.block_size),
+            logits: Vec::new(),
+            answers: BTreeMap::new(),
+            scored: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            preemptions: 0,
+            reused: 0,
+        }
+    }
+
+    fn step(&mut self, load: &Load) -> Result<(), TestCaseError> {
+        let plan = self.scheduler.schedule();
+        self.scheduler.audit().map_err(TestCaseError::fail)?;
+        check_plan(&plan, &load.config)?;
+        self.preemptions += plan.preempted.len();
+        // Whoever generates is in every step, and the oldest advances in any case.
+        let running: Vec<RequestId> = self.scheduler.running().collect();
+        prop_assert!(running.len() <= load.config.max_sequences);
+        for (i, id) in running.iter().enumerate() {
+            let sequence = self.scheduler.sequence(*id).unwrap();
+            let generating = sequence.computed() + 1 == sequence.tokens().len();
+            let advances = plan.slices.iter().any(|s| s.id == *id);
+            prop_assert!(advances || (i > 0 && !generating), "{:?} starves", id);
+        }
+        for id in plan.preempted.iter().filter(|id| !self.paused.contains(id)) {
+            prop_assert!(running.iter().all(|r| r < id), "{:?} gave way to a newer one", id);
+        }
+        prop_assert!(!running.is_empty() || self.scheduler.first_unpaused().is_none(), "nothing runs");
+        self.batch.fill(&plan, &self.scheduler);
+        let rows = self.batch.rows().to_vec();
+        self.logits.resize(rows.len() * VOCAB, 0.0);
+        if !plan.slices.is_empty() {
+            let model = &mut self.model;
+            let outcome = self.batch.with_step(|step| model.submit(step));
+            outcome.map_err(|e| TestCaseError::fail(e.to_string()))?;
+            self.model.wait(&mut [OutputBuffer { name: output::LOGITS, data: &mut self.logits }]).unwrap();
+        }
+        self.scheduler.commit(&plan);
+        self.scheduler.audit().map_err(TestCaseError::fail)?;
+        for (row, logits) in rows.iter().zip(self.logits.chunks(VOCAB)) {
+            let tokens = self.scheduler.sequence(row.id).unwrap().tokens();
+            prop_assert_eq!(logits, common::expected_logits(&load.windows, &tokens[..=row.position]));
+            if !row.samples {
+                self.scored.entry(row.id).or_default().push(row.position);
+                continue;
+            }
+            self.scheduler.append(row.id, argmax(logits));
+            let wanted = load.arrivals[row.id.0 as usize].answer;
+            let sequence = self.scheduler.sequence(row.id).unwrap();
+            self.answers.insert(row.id, sequence.generated().to_vec());
+            if sequence.generated().len() == wanted {
+                self.reused += self.scheduler.remove(row.id).unwrap().reused();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_plan(plan: &Plan, config: &SchedulerConfig) -> Result<(), TestCaseError> {
+    prop_assert!(plan.slices.iter().map(|s| s.len).sum::<usize>() <= config.max_tokens);
+    prop_assert!(plan.slices.len() <= config.max_sequences);
+    let mut ids: Vec<_> = plan.slices.iter().map(|s| s.id).collect();
+    ids.sort();
+    ids.dedup();
+    prop_assert_eq!(ids.len(), plan.slices.len());
+    prop_assert!(plan.slices.iter().all(|s| s.len > 0 && !plan.preempted.contains(&s.id)));
+    Ok(())
+}
+
+/// Runs a load to its end and returns how often a request was preempted, and tokens that were reused.
+fn run(load: &Load) -> Result<(usize, usize), TestCaseError> {
+    let mut simulation = Simulation::new(load);
+    let work: usize = load.arrivals.iter().map(|a| a.prompt.len() + a.answer).sum();
+    // Preemption repeats work, but the oldest advances with every step.
+    let most_steps = 100 + 10 * work;
+    for step in 0.. {
+        prop_assert!(step < most_steps, "not done after {} steps", step);
+        for (i, arrival) in load.arrivals.iter().enumerate() {
+            let id = RequestId(i as u64);
+            if step == arrival.step {
+                let sequence = Sequence::new(arrival.prompt.clone(), String::new());
+                let sequence = if arrival.prompt_logits { sequence.with_prompt_logits() } else { sequence };
+                prop_assert_eq!(simulation.scheduler.add(id, sequence), Ok(()));
+            }
+            if arrival.cancel_after.is_some_and(|n| step == arrival.step + n) {
+                simulation.scheduler.remove(id);
+                prop_assert!(simulation.scheduler.audit().is_ok());
+            }
+            match arrival.pause {
+                Some((after, _)) if step == arrival.step + after => {
+                    simulation.paused.insert(id);
+                    simulation.scheduler.pause(id);
+                }
+                Some((after, long)) if step == arrival.step + after + long => {
+                    simulation.paused.remove(&id);
+                    simulation.scheduler.resume(id);
+                }
+                _ => {}
+            }
+        }
+        simulation.step(load)?;
+        let all_came = load.arrivals.iter().all(|a| a.step <= step);
+        if all_came && simulation.scheduler.queue_lengths() == (0, 0, 0) {
+            break;
+        }
+    }
+    for count in simulation.scheduler.block_counts() {
+        prop_assert_eq!(count.used, 0, "blocks are held after the last request");
+        prop_assert_eq!(count.free + count.cached, count.total);
+    }
+    for (i, arrival) in load.arrivals.iter().enumerate() {
+        let found = simulation.answers.remove(&RequestId(i as u64)).unwrap_or_default();
+        let expected = expected_answer(&load.windows, &arrival.prompt, found.len());
+        prop_assert_eq!(&found, &expected, "request {}", i);
+        prop_assert!(found.len() == arrival.answer || arrival.cancel_after.is_some(), "request {} is not done", i);
+        let scored = simulation.scored.remove(&RequestId(i as u64)).unwrap_or_default();
+        let wanted = if arrival.prompt_logits { arrival.prompt.len() - 1 } else { 0 };
+        prop_assert!(scored.iter().copied().eq(0..scored.len()), "prompt logits once and in order: {:?}", scored);
+        prop_assert!(scored.len() == wanted || arrival.cancel_after.is_some());
+    }
+    Ok((simulation.preemptions, simulation.reused))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn every_request_ends_with_the_answer_it_would_get_alone(load in loads()) {
+        run(&load)?;
+    }
+}
+
+fn load(prompts: &[usize], answer: usize, spare_blocks: usize) -> Load {
+    let arrival = |&n: &usize| Arrival {
+        step: 0,
+        prompt: (0..n as u32).map(|i| (i + n as u32) % 7).collect(),
+        answer,
+        prompt_logits: false,
+        cancel_after: None,
+        pause: None,
+    };
+    Load {
+        windows: vec![None],
+        block_size: 4,
+        spare_blocks,
+        config: SchedulerConfig { max_tokens: 16, max_sequences: 4, max_prompt_logits: 4 },
+        prefix_caching: true,
+        arrivals: prompts.iter().map(arrival).collect(),
+    }
+}
+
+#[test]
+fn scarce_blocks_lead_to_preemption_and_plenty_do_not() {
+    let check = |spare: usize, expected: bool| {
+        let (preemptions, _) = run(&load(&[9, 10, 11], 20, spare)).unwrap();
+        assert_eq!(preemptions > 0, expected, "{spare} spare blocks: {preemptions} preemptions");
+    };
+    check(2, true);
+    check(40, false);
+}
+
+#[test]
+fn a_prompt_seen_before_is_not_computed_again() {
+    let check = |second: usize, salt: &str, expected: usize| {
+        let load = load(&[30], 2, 20);
+        let mut simulation = Simulation::new(&load);
+        let prompt = &load.arrivals[0].prompt;
+        simulation.scheduler.add(RequestId(0), Sequence::new(prompt.clone(), String::new())).unwrap();
+        while simulation.scheduler.queue_lengths() != (0, 0, 0) {
+            simulation.step(&load).unwrap();
+        }
+        let again = Sequence::new(prompt[..second].to_vec(), salt.into());
+        simulation.scheduler.add(RequestId(1), again).unwrap();
+        let plan = simulation.scheduler.schedule();
+        assert_eq!(plan.slices[0].start, expected, "{second} tokens, salt '{salt}'");
+    };
+    check(30, "", 28);
+    check(29, "", 28);
+    check(28, "", 24); // The last token is computed for its logits.
+    check(3, "", 0);
+    check(30, "another owner", 0);
+}
+
+#[test]
+fn streams_that_generate_advance_while_a_long_prompt_is_computed() {
+    let load = load(&[3, 200], 50, 40);
+    let mut simulation = Simulation::new(&load);
+    let add = |s: &mut Simulation, i: usize| {
+        s.scheduler.add(RequestId(i as u64), Sequence::new(load.arrivals[i].prompt.clone(), String::new())).unwrap();
+    };
+    add(&mut simulation, 0);
+    simulation.step(&load).unwrap();
+    add(&mut simulation, 1);
+    for step in 2..10 {
+        simulation.step(&load).unwrap();
+        assert_eq!(simulation.scheduler.sequence(RequestId(0)).unwrap().generated().len(), step);
+        assert_eq!(simulation.scheduler.sequence(RequestId(1)).unwrap().computed(), (step - 1) * 15);
+    }
+}
+
+#[test]
+fn a_window_holds_only_the_blocks_that_it_can_see() {
+    let mut load = load(&[100], 40, 0);
+    load.windows = vec![Some(8)];
+    let mut simulation = Simulation::new(&load);
+    let prompt = load.arrivals[0].prompt.clone();
+    simulation.scheduler.add(RequestId(0), Sequence::new(prompt, String::new())).unwrap();
+    let mut most = 0;
+    while simulation.scheduler.queue_lengths() != (0, 0, 0) {
+        simulation.step(&load).unwrap();
+        most = most.max(simulation.scheduler.block_counts()[0].used);
+    }
+    assert!((2..=3).contains(&most), "{most} blocks of 4 for a window of 8 after a step");
+}
+
+#[test]
+fn what_can_never_fit_is_refused_with_the_numbers() {
+    let blocks = BlockManager::new(4, &[CacheGroup { blocks: 5, window: None }], true).unwrap();
+    let config = SchedulerConfig { max_tokens: 8, max_sequences: 2, max_prompt_logits: 4 };
+    let mut scheduler = Scheduler::new(config, blocks).unwrap();
+    let mut add = |n: usize| scheduler.add(RequestId(n as u64), Sequence::new(vec![1; n], String::new()));
+    assert_eq!(add(20), Ok(()));
+    assert_eq!(add(21), Err(EngineError::CacheTooSmall { prompt: 21, capacity: 20 }));
+    assert!(matches!(add(0), Err(EngineError::Request { field: "prompt", .. })));
+}

@@ -1,0 +1,336 @@
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rocmforge_engine::EngineError;
+use rocmforge_tokenizer::TemplateError;
+use serde_json::{Value, json};
+
+/// Why the server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another `host` or `port` under [server]")]
+    Bind {
+        /// Host and port.
+        address: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The listener has no address.
+    #[error("the listening socket has no address: {0}")]
+    Listener(std::io::Error),
+    /// A setting cannot be used.
+    #[error("server settings, {key}: expected {expected}, found `{found}`")]
+    Setting {
+        /// The key under `[server]`.
+        key: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+        /// What was given.
+        found: String,
+    },
+}
+
+/// Why a request is not answered as asked. Each has a status and an error object as of the OpenAI API.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is no JSON.
+    #[error("the request body is not valid JSON: {0}")]
+    Json(String),
+    /// A parameter has a wrong type or is out of range.
+    #[error("{param}: expected {expected}, found {found}")]
+    Invalid {
+        /// Path of the parameter, such as `messages[0].role`.
+        param: String,
+        /// What is allowed.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A parameter that is needed is absent.
+    #[error("missing required parameter: {0}")]
+    Missing(String),
+    /// A parameter of the API that this server does not implement.
+    #[error("{param} is not supported by this server{hint}")]
+    Unsupported {
+        /// Path of the parameter.
+        param: String,
+        /// What is, with a leading separator; or nothing.
+        hint: String,
+    },
+    /// A parameter that the API does not have.
+    #[error("unknown parameter: {0}")]
+    Unknown(String),
+    /// The chat template refuses the conversation.
+    #[error("{0}")]
+    Template(String),
+    /// Prompt and answer do not fit the context.
+    #[error(
+        "This model's maximum context length is {limit} tokens. However, you requested {} tokens ({prompt} in the {param}, {completion} in the completion). Please reduce the length of the {}.",
+        prompt.saturating_add(*completion),
+        reduce(.param, *completion)
+    )]
+    ContextLength {
+        /// The parameter that the prompt comes from.
+        param: &'static str,
+        /// Tokens that fit.
+        limit: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens of the answer, as asked for.
+        completion: usize,
+    },
+    /// No model of this name.
+    #[error("the model `{model}` does not exist; this server has: {known}")]
+    ModelNotFound {
+        /// The name asked for.
+        model: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// No such route.
+    #[error("unknown URL: {method} {path}")]
+    NoRoute {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// The route exists, but not with this method.
+    #[error("method {method} is not allowed for {path}")]
+    Method {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// The body is no JSON by its own account.
+    #[error("the Content-Type must be application/json, found {0}")]
+    ContentType(String),
+    /// The body is too large.
+    #[error("the request body is larger than the limit of {limit} bytes")]
+    BodyTooLarge {
+        /// Most bytes.
+        limit: usize,
+    },
+    /// The headers are too large.
+    #[error("the request headers are larger than the limit of {limit} bytes")]
+    HeadersTooLarge {
+        /// Most bytes.
+        limit: usize,
+    },
+    /// The body took too long, or did not arrive in full.
+    #[error("the request body did not arrive: {0}")]
+    Body(String),
+    /// A `Host` that is not served, as a page that rebinds its name would send.
+    #[error("the Host `{0}` is not allowed; add it to `allowed_hosts` under [server]")]
+    Host(String),
+    /// A browser's page of another origin.
+    #[error("the Origin `{0}` is not allowed; add it to `cors_origins` under [server]")]
+    Origin(String),
+    /// Too much to do.
+    #[error("{0}")]
+    Overloaded(String),
+    /// Models are being loaded.
+    #[error("the server is loading; try again later")]
+    Loading,
+    /// The server stops.
+    #[error("the server is shutting down; try again later")]
+    Draining,
+    /// A model's engine does not work.
+    #[error("the engine of the model `{0}` fails; see the log")]
+    Unhealthy(String),
+    /// The server's fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What to make shorter.
+fn reduce(param: &str, completion: usize) -> String {
+    if completion > 0 { format!("{param} or completion") } else { param.into() }
+}
+
+/// Seconds after which a client may try again.
+const RETRY_AFTER: u32 = 2;
+
+impl ApiError {
+    pub(crate) fn invalid(param: impl Into<String>, expected: impl Display, found: impl Display) -> ApiError {
+        ApiError::Invalid { param: param.into(), expected: expected.to_string(), found: found.to_string() }
+    }
+
+    /// HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } => StatusCode::NOT_FOUND,
+            ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ApiError::Body(_) => StatusCode::REQUEST_TIMEOUT,
+            ApiError::Host(_) | ApiError::Origin(_) => StatusCode::FORBIDDEN,
+            ApiError::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::Loading | ApiError::Draining | ApiError::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The error's `code`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ApiError::Json(_) => "invalid_json",
+            ApiError::Invalid { .. } => "invalid_value",
+            ApiError::Missing(_) => "missing_required_parameter",
+            ApiError::Unsupported { .. } => "unsupported_parameter",
+            ApiError::Unknown(_) => "unknown_parameter",
+            ApiError::Template(_) => "chat_template_error",
+            ApiError::ContextLength { .. } => "context_length_exceeded",
+            ApiError::ModelNotFound { .. } => "model_not_found",
+            ApiError::NoRoute { .. } => "unknown_url",
+            ApiError::Method { .. } => "method_not_allowed",
+            ApiError::ContentType(_) => "unsupported_content_type",
+            ApiError::BodyTooLarge { .. } => "request_too_large",
+            ApiError::HeadersTooLarge { .. } => "headers_too_large",
+            ApiError::Body(_) => "request_timeout",
+            ApiError::Host(_) => "host_not_allowed",
+            ApiError::Origin(_) => "origin_not_allowed",
+            ApiError::Overloaded(_) => "queue_full",
+            ApiError::Loading => "model_loading",
+            ApiError::Draining => "server_draining",
+            ApiError::Unhealthy(_) => "engine_unhealthy",
+            ApiError::Internal(_) => "internal_error",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+            StatusCode::INTERNAL_SERVER_ERROR => "server_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            ApiError::Invalid { param, .. } | ApiError::Unsupported { param, .. } => Some(param),
+            ApiError::Missing(param) | ApiError::Unknown(param) => Some(param),
+            ApiError::ContextLength { param, .. } => Some(param),
+            ApiError::ModelNotFound { .. } => Some("model"),
+            ApiError::Template(_) => Some("messages"),
+            _ => None,
+        }
+    }
+
+    /// `{"error": …}` as of the OpenAI API.
+    pub fn body(&self) -> Value {
+        json!({"error": {
+            "message": self.to_string(),
+            "type": self.kind(),
+            "param": self.param(),
+            "code": self.code(),
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(self.body())).into_response();
+        if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            EngineError::Overloaded { .. } => ApiError::Overloaded(message),
+            EngineError::ContextExceeded { prompt, context: limit } => {
+                ApiError::ContextLength { param: "prompt", limit, prompt, completion: 1 }
+            }
+            EngineError::CacheTooSmall { prompt, capacity: limit } => {
+                ApiError::ContextLength { param: "prompt", limit, prompt, completion: 1 }
+            }
+            EngineError::Request { field, expected, found } => {
+                ApiError::Invalid { param: field.into(), expected, found }
+            }
+            EngineError::ShuttingDown => ApiError::Draining,
+            EngineError::Config { .. }
+            | EngineError::Logits { .. }
+            | EngineError::Step { .. }
+            | EngineError::Stalled { .. }
+            | EngineError::Stopped => ApiError::Internal(message),
+        }
+    }
+}
+
+impl From<TemplateError> for ApiError {
+    fn from(error: TemplateError) -> ApiError {
+        match error {
+            // What fails or exceeds a limit does so for this conversation, and again if it is tried again.
+            TemplateError::Raised(_) | TemplateError::Render(_) | TemplateError::Limit { .. } => {
+                ApiError::Template(error.to_string())
+            }
+            TemplateError::Syntax(_) => ApiError::Internal(error.to_string()),
+        }
+    }
+}
+
+impl ServerError {
+    pub(crate) fn bind(address: impl Display, source: std::io::Error) -> ServerError {
+        ServerError::Bind { address: address.to_string(), source }
+    }
+}
+
+/// Where a listener is bound decides which hosts are served.
+pub(crate) fn local_address(listener: &tokio::net::TcpListener) -> Result<SocketAddr, ServerError> {
+    listener.local_addr().map_err(ServerError::Listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_errors_have_the_status_that_clients_act_on() {
+        let check = |error: EngineError, status: u16, code: &str, retry: bool| {
+            let error = ApiError::from(error);
+            assert_eq!((error.status().as_u16(), error.code()), (status, code), "{error}");
+            assert_eq!(error.clone().into_response().headers().contains_key(header::RETRY_AFTER), retry, "{error}");
+        };
+        check(EngineError::Overloaded { outstanding: 2, limit: 2 }, 429, "queue_full", true);
+        check(EngineError::ContextExceeded { prompt: 9, context: 8 }, 400, "context_length_exceeded", false);
+        check(EngineError::CacheTooSmall { prompt: 9, capacity: 8 }, 400, "context_length_exceeded", false);
+        let request = EngineError::Request { field: "top_k", expected: "1".into(), found: "0".into() };
+        check(request, 400, "invalid_value", false);
+        check(EngineError::ShuttingDown, 503, "server_draining", true);
+        check(EngineError::Stopped, 500, "internal_error", false);
+        check(EngineError::Step { message: "device lost".into() }, 500, "internal_error", false);
+    }
+
+    #[test]
+    fn context_overflow_reads_as_clients_expect() {
+        let check = |param, completion, expected: &str| {
+            let error = ApiError::ContextLength { param, limit: 100, prompt: 90, completion };
+            assert_eq!(error.to_string(), expected);
+        };
+        check(
+            "messages",
+            20,
+            "This model's maximum context length is 100 tokens. However, you requested 110 tokens (90 in the messages, 20 in the completion). Please reduce the length of the messages or completion.",
+        );
+        check(
+            "prompt",
+            0,
+            "This model's maximum context length is 100 tokens. However, you requested 90 tokens (90 in the prompt, 0 in the completion). Please reduce the length of the prompt.",
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! What goes on around every route.
+
+pub(crate) mod access;
+pub(crate) mod body;
+pub(crate) mod observe;

@@ -1,0 +1,116 @@
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+
+/// The members of a JSON object, taken out one by one. What is left at the end was not expected.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    members: Map<String, Value>,
+    /// Path of the object, with a final dot; empty for the body itself.
+    path: String,
+}
+
+impl Fields {
+    /// The members of a request body.
+    pub(crate) fn parse(body: &[u8]) -> Result<Fields, ApiError> {
+        let value = serde_json::from_slice(body).map_err(|e| ApiError::Json(e.to_string()))?;
+        match value {
+            Value::Object(members) => Ok(Fields { members, path: String::new() }),
+            other => Err(ApiError::Json(format!("expected an object, found {}", describe(&other)))),
+        }
+    }
+
+    /// The members of the value of a parameter.
+    pub(crate) fn of(value: Value, path: &str) -> Result<Fields, ApiError> {
+        match value {
+            Value::Object(members) => Ok(Fields { members, path: format!("{path}.") }),
+            other => Err(ApiError::invalid(path, "an object", describe(&other))),
+        }
+    }
+
+    /// The full name of a member.
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.path)
+    }
+
+    /// Takes a member out.
+    pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
+        self.members.remove(key).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn required(&mut self, key: &str) -> Result<Value, ApiError> {
+        self.take(key).ok_or_else(|| ApiError::Missing(self.name(key)))
+    }
+
+    pub(crate) fn bool(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
+        let check = |v: Value| v.as_bool().ok_or_else(|| ApiError::invalid(self.path.clone() + key, "a boolean", describe(&v)));
+        self.members.remove(key).filter(|v| !v.is_null()).map(check).transpose()
+    }
+
+    pub(crate) fn string(&mut self, key: &str) -> Result<Option<String>, ApiError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(ApiError::invalid(self.name(key), "a string", describe(&other))),
+        }
+    }
+
+    pub(crate) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match value.as_f64().filter(|x| range.contains(x)) {
+            Some(x) => Ok(Some(x as f32)),
+            None => {
+                let expected = format!("a number from {} to {}", range.start(), range.end());
+                Err(ApiError::invalid(self.name(key), expected, describe(&value)))
+            }
+        }
+    }
+
+    pub(crate) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match as_integer(&value).filter(|n| range.contains(n)) {
+            Some(n) => Ok(Some(n)),
+            None => {
+                let expected = match *range.end() {
+                    i64::MAX => format!("an integer of at least {}", range.start()),
+                    end => format!("an integer from {} to {end}", range.start()),
+                };
+                Err(ApiError::invalid(self.name(key), expected, describe(&value)))
+            }
+        }
+    }
+
+    /// As [`integer`](Self::integer), for counts.
+    pub(crate) fn count(&mut self, key: &str, range: RangeInclusive<u32>) -> Result<Option<usize>, ApiError> {
+        let end = if *range.end() == u32::MAX { i64::MAX } else { i64::from(*range.end()) };
+        let n = self.integer(key, i64::from(*range.start())..=end)?;
+        Ok(n.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    }
+
+    /// What has not been taken out.
+    pub(crate) fn rest(self) -> impl Iterator<Item = (String, String, Value)> {
+        let Fields { members, path } = self;
+        members.into_iter().map(move |(key, value)| (format!("{path}{key}"), key, value))
+    }
+}
+
+/// An integer, also in the form `5.0` that some clients write.
+pub(crate) fn as_integer(value: &Value) -> Option<i64> {
+    let whole = |x: &f64| x.fract() == 0.0 && x.abs() < 9e15;
+    value.as_i64().or_else(|| value.as_f64().filter(whole).map(|x| x as i64))
+}
+
+/// A value for an error message: never the text of a prompt.
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::String(s) if s.chars().count() <= 40 => format!("the string {s:?}"),
+        Value::String(_) => "a string".into(),
+        Value::Array(items) => format!("an array of {}", items.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}

@@ -1,0 +1,10 @@
+//! From JSON to checked parameters. `null` counts as absent everywhere.
+
+pub(crate) mod common;
+pub(crate) mod fields;
+pub(crate) mod messages;
+pub(crate) mod prompt;
+pub(crate) mod rules;
+
+pub(crate) use common::Common;
+pub(crate) use fields::Fields;

@@ -1,0 +1,57 @@
+//! One file per family of routes.
+
+mod chat;
+mod completions;
+mod models;
+mod operations;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::error::{ApiError, ServerError};
+use crate::http::access::{Access, cors, guard};
+use crate::http::observe::observe;
+use crate::state::AppState;
+
+/// All routes, for a listener at `address`.
+pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router, ServerError> {
+    let access = Arc::new(Access::new(&state.settings, address));
+    let mut router = Router::new()
+        .route("/", get(operations::index))
+        .route("/health", get(operations::health))
+        .route("/ready", get(operations::ready))
+        .route("/metrics", get(operations::metrics))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(no_route);
+    if let Some(cors) = cors(&state.settings)? {
+        router = router.layer(cors);
+    }
+    let router = router
+        .layer(from_fn_with_state(access, guard))
+        .layer(map_response(no_sniffing))
+        .layer(from_fn_with_state(state.clone(), observe));
+    Ok(router.with_state(state))
+}
+
+async fn no_route(request: Request) -> ApiError {
+    ApiError::NoRoute { method: request.method().to_string(), path: request.uri().path().to_string() }
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    ApiError::Method { method: request.method().to_string(), path: request.uri().path().to_string() }
+}
+
+/// Generated text must never be taken for a page.
+async fn no_sniffing(response: Response) -> Response {
+    ([("x-content-type-options", "nosniff")], response).into_response()
+}

@@ -1,0 +1,172 @@
+//! Shapes of the answers of the OpenAI API.
+
+use std::collections::BTreeMap;
+
+use rocmforge_engine::{FinishReason, Logprobs};
+use rocmforge_tokenizer::Tokenizer;
+use serde::Serialize;
+
+use crate::tokens::token_text;
+
+/// What clients expect in place of minus infinity, which JSON cannot say.
+const LEAST_LOGPROB: f32 = -9999.0;
+
+/// An answer, or a chunk of one, with choices of the kind that the route has.
+#[derive(Debug, Serialize)]
+pub(crate) struct Envelope<'a, C> {
+    pub(crate) id: &'a str,
+    pub(crate) object: &'static str,
+    pub(crate) created: u64,
+    pub(crate) model: &'a str,
+    pub(crate) choices: Vec<C>,
+    /// Chunks of a stream with usage have it as `null` until the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<Option<Usage>>,
+}
+
+/// Numbers of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) completion_tokens: usize,
+    pub(crate) total_tokens: usize,
+    pub(crate) prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct PromptDetails {
+    pub(crate) cached_tokens: usize,
+}
+
+impl Usage {
+    pub(crate) fn new(prompt: usize, completion: usize, cached: usize) -> Usage {
+        Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt + completion,
+            prompt_tokens_details: PromptDetails { cached_tokens: cached },
+        }
+    }
+}
+
+/// `finish_reason`. Cancelled answers end with an error instead.
+pub(crate) fn finish_reason(reason: &FinishReason) -> &'static str {
+    match reason {
+        FinishReason::StopToken(_) | FinishReason::StopString(_) => "stop",
+        FinishReason::Length | FinishReason::Cancelled => "length",
+    }
+}
+
+/// A whole chat answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChatChoice {
+    pub(crate) index: usize,
+    pub(crate) message: Message,
+    pub(crate) logprobs: Option<ChatLogprobs>,
+    pub(crate) finish_reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Message {
+    pub(crate) role: &'static str,
+    pub(crate) content: String,
+    pub(crate) refusal: Option<()>,
+}
+
+/// A piece of a chat answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChunkChoice {
+    pub(crate) index: usize,
+    pub(crate) delta: Delta,
+    pub(crate) logprobs: Option<ChatLogprobs>,
+    pub(crate) finish_reason: Option<&'static str>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content: Option<String>,
+}
+
+/// Log-probabilities in the form of chat completions.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct ChatLogprobs {
+    pub(crate) content: Vec<TokenLogprob>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct TokenLogprob {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<Vec<TokenLogprob>>,
+}
+
+impl TokenLogprob {
+    /// Of a generated token.
+    pub(crate) fn new(tokenizer: &Tokenizer, id: u32, logprobs: &Logprobs) -> TokenLogprob {
+        let one = |id: u32, logprob: f32, top_logprobs| {
+            let bytes = tokenizer.token_bytes(id).to_vec();
+            TokenLogprob { token: token_text(tokenizer, id), logprob: finite(logprob), bytes, top_logprobs }
+        };
+        let top = logprobs.top.iter().map(|&(id, p)| one(id, p, None)).collect();
+        one(id, logprobs.chosen, Some(top))
+    }
+}
+
+fn finite(logprob: f32) -> f32 {
+    logprob.max(LEAST_LOGPROB)
+}
+
+/// An answer, or a piece of one, of plain completions.
+#[derive(Debug, Serialize)]
+pub(crate) struct CompletionChoice {
+    pub(crate) index: usize,
+    pub(crate) text: String,
+    pub(crate) logprobs: Option<CompletionLogprobs>,
+    pub(crate) finish_reason: Option<&'static str>,
+}
+
+/// Log-probabilities in the form of plain completions: arrays of equal length.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct CompletionLogprobs {
+    pub(crate) tokens: Vec<String>,
+    /// `null` for the first token of a prompt, which nothing predicts.
+    pub(crate) token_logprobs: Vec<Option<f32>>,
+    pub(crate) top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    /// In characters, from the beginning of the choice's text.
+    pub(crate) text_offset: Vec<usize>,
+}
+
+impl CompletionLogprobs {
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&Logprobs>, offset: usize) {
+        let text = token_text(tokenizer, id);
+        let top = logprobs.map(|l| {
+            // The likeliest of several tokens with the same text comes first, and stays.
+            let likeliest = l.top.iter().rev().map(|&(id, p)| (token_text(tokenizer, id), finite(p)));
+            let mut top: BTreeMap<String, f32> = likeliest.collect();
+            top.entry(text.clone()).or_insert(finite(l.chosen));
+            top
+        });
+        self.tokens.push(text);
+        self.token_logprobs.push(logprobs.map(|l| finite(l.chosen)));
+        self.top_logprobs.push(top);
+        self.text_offset.push(offset);
+    }
+
+    pub(crate) fn append(&mut self, mut other: CompletionLogprobs) {
+        self.tokens.append(&mut other.tokens);
+        self.token_logprobs.append(&mut other.token_logprobs);
+        self.top_logprobs.append(&mut other.top_logprobs);
+        self.text_offset.append(&mut other.text_offset);
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}

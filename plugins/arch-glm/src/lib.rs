@@ -1,0 +1,51 @@
+//! GLM-4 (`glm4`) and ChatGLM (`chatglm`): interleaved rope on a part of each head, gate and up in one matrix.
+#![forbid(unsafe_code)]
+
+use rocmforge_sdk::program::{Activation, RopeStyle, ValueId};
+use rocmforge_sdk::{
+    Architecture, AttentionSpec, Bias, BuildOptions, Dims, Graph, Mlp, Model, Options, Program, Qkv, Result, RopeSpec,
+};
+
+struct Glm;
+
+impl Architecture for Glm {
+    const CLAIMS: &'static [&'static str] = &["glm4", "chatglm"];
+
+    fn build(model: &Model<'_>, options: &Options, build: &BuildOptions) -> Result<Program> {
+        options.expect_none()?;
+        let post_norms = model.architecture() == "glm4";
+        let dims = Dims::read(model, build)?;
+        // Some sizes have biases on q, k and v and some have none; a file that has one must have all.
+        let biased = ["attn_q", "attn_qkv"].into_iter().any(|n| model.tensor(&format!("blk.0.{n}.bias")).is_some());
+        let attention = AttentionSpec {
+            qkv: Qkv::Either,
+            bias: if biased { Bias::Required } else { Bias::None },
+            ..AttentionSpec::new(&dims, RopeSpec::read(model, &dims, RopeStyle::Interleaved)?)
+        };
+        let mlp = Mlp { fused: true, ..Mlp::new(dims.ffn, Activation::Silu) };
+
+        let mut g = Graph::new(model, dims.info(model));
+        let mut x = g.embed(1.0)?;
+        for layer in 0..dims.layers {
+            g.layer(layer);
+            let h = g.rms_norm(x, "attn_norm", dims.eps)?;
+            let h = g.attention(h, &attention)?;
+            x = add(&mut g, x, h, post_norms.then_some("post_attention_norm"), dims.eps)?;
+            let h = g.rms_norm(x, "ffn_norm", dims.eps)?;
+            let h = g.gated_mlp(h, &mlp)?;
+            x = add(&mut g, x, h, post_norms.then_some("post_ffw_norm"), dims.eps)?;
+        }
+        g.head(x, dims.eps, None)
+    }
+}
+
+/// `x + h`, with `h` through a norm first where there is one.
+fn add(g: &mut Graph<'_>, x: ValueId, h: ValueId, norm: Option<&str>, eps: f32) -> Result<ValueId> {
+    let h = match norm {
+        Some(name) => g.rms_norm(h, name, eps)?,
+        None => h,
+    };
+    g.add(x, h)
+}
+
+rocmforge_sdk::export_plugin! { name: "glm", architecture: Glm }
