@@ -118,7 +118,7 @@ pub(super) async fn create(
     let scored = common.sampling.logprobs.is_some();
     let pieces: Vec<Pieces> =
         (0..requests.len()).map(|i| Pieces::new(model.clone(), echoes.get(i / common.n).cloned(), scored)).collect();
-    let generation = Generation::start(&state, &model, context, requests)?;
+    let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("cmpl-");
     let created = now();
     if let Some(options) = common.stream {
