@@ -81,7 +81,7 @@ impl Generation {
         self.recorder.event(at, &event);
         match event {
             Event::Error(error) => {
-                tracing::error!(%error, "a request has failed");
+                tracing::error!(id = self.recorder.id(), %error, "a request has failed");
                 self.recorder.failed();
                 self.streams.clear();
                 return Err(error.into());

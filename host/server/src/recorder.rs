@@ -92,6 +92,11 @@ impl Recorder {
         self.context.tokens.completion.fetch_add(new, Ordering::Relaxed);
     }
 
+    /// The request's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.context.id
+    }
+
     pub(crate) fn completed(&mut self) {
         self.outcome = Outcome::Completed;
     }
