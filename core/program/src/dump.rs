@@ -89,6 +89,10 @@ fn write_attributes(f: &mut fmt::Formatter<'_>, op: &Op) -> fmt::Result {
     {
         match value {
             serde_json::Value::String(s) => write!(f, " {key}={s}")?,
+            // Every number of an operation is an f32; as f64 it would show digits that nobody wrote.
+            serde_json::Value::Number(n) if n.is_f64() => {
+                write!(f, " {key}={:?}", n.as_f64().unwrap_or_default() as f32)?;
+            }
             value if key == "cache" => write!(f, " ${value}")?,
             value => write!(f, " {key}={value}")?,
         }

@@ -111,7 +111,7 @@ impl Worker {
         let (running, waiting, paused) = self.scheduler.queue_lengths();
         if running + waiting == 0 && !(self.deadline.is_some() && paused == 0) {
             let now = Instant::now();
-            let stalls = self.active.values().filter_map(|a| Some(a.paused_since? + self.stall_timeout));
+            let stalls = self.active.values().filter_map(|a| a.paused_since?.checked_add(self.stall_timeout));
             let first = match stalls.chain(self.deadline).min() {
                 Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(now)),
                 None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -170,7 +170,7 @@ impl Worker {
                 self.finish(id, FinishReason::Cancelled);
             }
         }
-        let stalled = |a: &Active| a.paused_since.is_some_and(|since| now >= since + self.stall_timeout);
+        let stalled = |a: &Active| a.paused_since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
         let stalled: Vec<_> = self.active.iter().filter(|(_, a)| stalled(a)).map(|(id, _)| *id).collect();
         for id in stalled {
             let (seconds, buffer) = (self.stall_timeout.as_secs(), self.stream_buffer);

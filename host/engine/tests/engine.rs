@@ -13,7 +13,7 @@ use common::{END, Letters, SimulatedModel, VOCAB, expected_answer, expected_logi
 use rocmforge_engine::sampler::logprobs;
 use rocmforge_engine::{
     EngineConfig, EngineError, EngineHandle, EngineStats, Event, Finish, FinishReason, GenerateRequest, RequestStream,
-    Rows, RunnerLimits, SamplingParams, SingleSequence, StopParams, TokenEvent,
+    RunnerLimits, SamplingParams, StopParams, TokenEvent,
 };
 
 const WINDOWS: [Option<u32>; 2] = [None, Some(6)];
@@ -329,6 +329,19 @@ fn a_failing_step_ends_its_requests_and_no_others() {
 }
 
 #[test]
+fn an_engine_that_is_gone_says_so() {
+    let model = model();
+    model.fail.store(usize::MAX, Ordering::SeqCst);
+    let engine = start(model, &config(100));
+    assert_eq!(answer(&engine, request(prompt(10), 5)).end, Err(EngineError::Stopped));
+    while engine.is_healthy() {
+        std::thread::yield_now();
+    }
+    assert_eq!(engine.submit(request(prompt(10), 5)).unwrap_err(), EngineError::Stopped);
+    engine.shutdown(Duration::MAX);
+}
+
+#[test]
 fn shutdown_drains_or_cancels() {
     let (engine, open) = start_gated(&config(100));
     let streams: Vec<_> = (0..6).map(|_| engine.submit(request(prompt(10), 30)).unwrap()).collect();
@@ -383,28 +396,4 @@ fn settings_that_do_not_go_with_the_executable_are_refused() {
     check(EngineConfig { max_sequences: Some(0), ..config(9) }, "sequences in a step: expected 1 to 4, found 0");
     check(EngineConfig { max_context: Some(101), ..config(9) }, "context: expected 1 to 100, found 101");
     check(EngineConfig { max_prompt_logits: 0, ..config(9) }, "prompt logits");
-}
-
-#[test]
-fn a_single_sequence_gives_the_same_logits_in_any_pieces() {
-    let tokens = prompt(50);
-    let expected: Vec<Vec<f32>> = (1..=50).map(|n| expected_logits(&WINDOWS, &tokens[..n])).collect();
-    let mut model = model();
-    let mut sequence = SingleSequence::new(&mut model, 60).unwrap();
-    for chunk in [1, 3, 16, 100] {
-        let mut rows = Vec::new();
-        let collect = |i: usize, row: &[f32]| {
-            assert_eq!(i, rows.len());
-            rows.push(row.to_vec());
-            Ok::<_, EngineError>(())
-        };
-        sequence.score(&tokens, chunk, collect).unwrap();
-        assert_eq!(rows, expected, "in pieces of {chunk}");
-        sequence.clear();
-    }
-    assert!(sequence.feed(&tokens[..10], Rows::None).unwrap().is_empty());
-    assert_eq!(sequence.feed(&tokens[10..20], Rows::Last).unwrap(), expected[19]);
-    assert!(matches!(sequence.feed(&[1; 17], Rows::Last), Err(EngineError::Request { .. })));
-    assert!(matches!(sequence.feed(&[99], Rows::Last), Err(EngineError::Request { .. })));
-    assert_eq!(sequence.len(), 20);
 }

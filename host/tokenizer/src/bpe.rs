@@ -1,5 +1,6 @@
-//! Byte-level byte-pair encoding (GPT-2 and its descendants).
+//! Byte-pair encoding by a list of merges: byte-level (GPT-2 and its descendants), or over plain text (Gemma 4).
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -23,17 +24,16 @@ struct Merge {
     id: u32,
 }
 
-const NO_MERGE: Merge = Merge {
-    rank: NONE,
-    id: NONE,
-};
+const NO_MERGE: Merge = Merge { rank: NONE, id: NONE };
 
 pub(crate) struct Bpe {
     splitter: Splitter,
     /// Token of each single byte, or `NONE`.
     bytes: [u32; 256],
     merges: HashMap<u64, Merge, FixedState>,
-    /// Token whose bytes are the whole piece; empty unless the pre-tokenizer ignores merges.
+    /// Token of each character, where the vocabulary is plain text.
+    characters: Option<HashMap<char, u32, FixedState>>,
+    /// Tokens that stand for a whole piece whatever the merges say, by their bytes.
     pieces: HashMap<Box<[u8]>, u32, FixedState>,
     nfc: bool,
 }
@@ -47,27 +47,19 @@ struct Scratch {
 
 impl Bpe {
     pub fn new(meta: &Metadata, pre: &PreType, vocab: &Vocab) -> Result<Bpe, TokenizerError> {
-        let by_text: HashMap<&str, u32, FixedState> =
-            vocab.ids().map(|id| (vocab.text(id), id)).collect();
-        let mut bytes = [NONE; 256];
-        for (byte, slot) in bytes.iter_mut().enumerate() {
-            let mut buffer = [0; 4];
-            let text = byte_to_char(byte as u8).encode_utf8(&mut buffer);
-            *slot = by_text.get(&*text).copied().unwrap_or(NONE);
-        }
-        let mut pieces = HashMap::with_hasher(FixedState::default());
-        if pre.ignore_merges {
-            let normal = vocab
-                .ids()
-                .filter(|&id| vocab.token_type(id) == TokenType::Normal);
-            pieces.extend(normal.map(|id| (vocab.bytes(id).into(), id)));
-            pieces.remove(&[][..]);
-        }
+        let by_text: HashMap<&str, u32, FixedState> = vocab.ids().map(|id| (vocab.text(id), id)).collect();
+        let is_piece = |id: &u32| {
+            let only_new_lines = || vocab.bytes(*id).iter().all(|&b| b == b'\n');
+            let whole = pre.ignore_merges || (pre.plain_text && only_new_lines());
+            whole && vocab.token_type(*id) == TokenType::Normal && !vocab.bytes(*id).is_empty()
+        };
+        let pieces = vocab.ids().filter(is_piece).map(|id| (vocab.bytes(id).into(), id));
         Ok(Bpe {
             splitter: Splitter::new(pre)?,
-            bytes,
+            bytes: byte_tokens(&by_text, pre.plain_text),
+            characters: pre.plain_text.then(|| character_tokens(&by_text)),
             merges: read_merges(meta, &by_text)?,
-            pieces,
+            pieces: pieces.collect(),
             nfc: pre.nfc,
         })
     }
@@ -75,22 +67,33 @@ impl Bpe {
     /// Appends the tokens of `text`. A byte that has no token in the vocabulary is left out.
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut scratch = Scratch::default();
-        let mut piece = |p: &str| self.encode_piece(p.as_bytes(), &mut scratch, out);
-        if self.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
-            let text: String = text.nfc().collect();
-            self.splitter.split(&text, &mut |p| piece(p));
+        let mut piece = |p: &str| self.encode_piece(p, &mut scratch, out);
+        let text = if self.characters.is_some() {
+            Cow::from(text.replace(' ', "\u{2581}"))
+        } else if self.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+            text.nfc().collect()
         } else {
-            self.splitter.split(text, &mut piece);
-        }
+            Cow::from(text)
+        };
+        self.splitter.split(&text, &mut piece);
     }
 
-    fn encode_piece(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
-        if let Some(&id) = self.pieces.get(piece) {
+    fn encode_piece(&self, piece: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        if let Some(&id) = self.pieces.get(piece.as_bytes()) {
             return out.push(id);
         }
         scratch.ids.clear();
-        let ids = piece.iter().map(|&b| self.bytes[usize::from(b)]);
-        scratch.ids.extend(ids.filter(|&id| id != NONE));
+        match &self.characters {
+            None => scratch.ids.extend(self.byte_ids(piece)),
+            Some(characters) => {
+                for (at, c) in piece.char_indices() {
+                    match characters.get(&c) {
+                        Some(&id) => scratch.ids.push(id),
+                        None => scratch.ids.extend(self.byte_ids(&piece[at..at + c.len_utf8()])),
+                    }
+                }
+            }
+        }
         if scratch.ids.len() <= SCAN_LIMIT {
             self.merge_by_scan(scratch);
             out.extend_from_slice(&scratch.ids);
@@ -99,11 +102,13 @@ impl Bpe {
         }
     }
 
+    fn byte_ids(&self, text: &str) -> impl Iterator<Item = u32> {
+        let ids = text.bytes().map(|b| self.bytes[usize::from(b)]);
+        ids.filter(|&id| id != NONE)
+    }
+
     fn lookup(&self, left: u32, right: u32) -> Merge {
-        self.merges
-            .get(&pair(left, right))
-            .copied()
-            .unwrap_or(NO_MERGE)
+        self.merges.get(&pair(left, right)).copied().unwrap_or(NO_MERGE)
     }
 
     /// Applies the best merge until none is left, leftmost first among equals; quadratic in the number of symbols.
@@ -111,12 +116,7 @@ impl Bpe {
         let Scratch { ids, merges } = scratch;
         merges.clear();
         merges.extend(ids.windows(2).map(|w| self.lookup(w[0], w[1])));
-        while let Some((at, best)) = merges
-            .iter()
-            .copied()
-            .enumerate()
-            .min_by_key(|(_, m)| m.rank)
-        {
+        while let Some((at, best)) = merges.iter().copied().enumerate().min_by_key(|(_, m)| m.rank) {
             if best.rank == NONE {
                 break;
             }
@@ -139,17 +139,10 @@ impl Bpe {
         let mut next: Vec<usize> = (1..=n).collect();
         let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
         // The merge of each symbol with its successor; a heap entry is stale unless its rank is the one here.
-        let mut merge: Vec<Merge> = symbols
-            .windows(2)
-            .map(|w| self.lookup(w[0], w[1]))
-            .collect();
+        let mut merge: Vec<Merge> = symbols.windows(2).map(|w| self.lookup(w[0], w[1])).collect();
         merge.push(NO_MERGE);
-        let mut heap: BinaryHeap<Reverse<(u32, usize)>> = merge
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.rank != NONE)
-            .map(|(i, m)| Reverse((m.rank, i)))
-            .collect();
+        let mut heap: BinaryHeap<Reverse<(u32, usize)>> =
+            merge.iter().enumerate().filter(|(_, m)| m.rank != NONE).map(|(i, m)| Reverse((m.rank, i))).collect();
         while let Some(Reverse((rank, left))) = heap.pop() {
             let best = merge[left];
             if best.rank != rank {
@@ -164,11 +157,7 @@ impl Bpe {
                 previous[next[left]] = left;
             }
             let mut update = |at: usize, ids: &[u32], right: usize| {
-                merge[at] = if right < n {
-                    self.lookup(ids[at], ids[right])
-                } else {
-                    NO_MERGE
-                };
+                merge[at] = if right < n { self.lookup(ids[at], ids[right]) } else { NO_MERGE };
                 if merge[at].rank != NONE {
                     heap.push(Reverse((merge[at].rank, at)));
                 }
@@ -182,6 +171,28 @@ impl Bpe {
     }
 }
 
+/// The token of each byte, or `NONE`.
+fn byte_tokens(by_text: &HashMap<&str, u32, FixedState>, plain_text: bool) -> [u32; 256] {
+    let mut bytes = [NONE; 256];
+    for (byte, slot) in (0..=255u8).zip(&mut bytes) {
+        let text = match plain_text {
+            true => format!("<0x{byte:02X}>"),
+            false => byte_to_char(byte).to_string(),
+        };
+        *slot = by_text.get(text.as_str()).copied().unwrap_or(NONE);
+    }
+    bytes
+}
+
+fn character_tokens(by_text: &HashMap<&str, u32, FixedState>) -> HashMap<char, u32, FixedState> {
+    let single = |text: &str| {
+        let mut chars = text.chars();
+        chars.next().filter(|_| chars.next().is_none())
+    };
+    let tokens = by_text.iter();
+    tokens.filter_map(|(text, &id)| Some((single(text)?, id))).collect()
+}
+
 fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
@@ -192,11 +203,7 @@ fn read_merges(
     meta: &Metadata,
     by_text: &HashMap<&str, u32, FixedState>,
 ) -> Result<HashMap<u64, Merge, FixedState>, TokenizerError> {
-    let list = vocab::strings(
-        meta,
-        MERGES,
-        "a byte-level BPE tokenizer needs its merge list",
-    )?;
+    let list = vocab::strings(meta, MERGES, "a byte-level BPE tokenizer needs its merge list")?;
     let mut merges = HashMap::with_capacity_and_hasher(list.len(), FixedState::default());
     let mut joined = String::new();
     for (index, entry) in list.iter().enumerate() {

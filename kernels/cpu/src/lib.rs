@@ -1,1 +1,37 @@
 //! CPU kernels: scalar, AVX2 and AVX-512, chosen at run time.
+//!
+//! Kernels know tensors as slices and nothing of programs, plugins or files. They are written once over a small set of
+//! vector operations (`simd`) and compiled for every instruction set; [`Isa`] says which one runs. A [`Pool`] shares
+//! out the work. [`Cpu`] holds both, and the scratch memory, and has one method per operation.
+
+mod attention;
+mod cpu;
+mod decode;
+mod elementwise;
+mod error;
+mod experts;
+mod gemm;
+mod gemv;
+mod isa;
+mod kv_cache;
+mod math;
+mod matrix;
+mod norm;
+mod pool;
+mod rope;
+mod shared;
+mod simd;
+mod workspace;
+
+pub use attention::{Attention, Sequences};
+pub use cpu::Cpu;
+pub use elementwise::{Activation, Binary};
+pub use error::KernelError;
+pub use experts::{ExpertScratch, Experts, Gate, Router};
+pub use isa::{Extensions, Isa};
+pub use kv_cache::{KvCache, KvShape, KvType};
+pub use matrix::{Layout, Matrix, can_decode, decode};
+pub use norm::Norm;
+pub use pool::Pool;
+pub use rope::Rope;
+pub use workspace::{Needs, Workspace};

@@ -19,7 +19,7 @@ pub struct SimulatedModel {
     /// Per group and slot: token and position.
     cache: Vec<Vec<Option<(u32, u32)>>>,
     rows: Vec<f32>,
-    /// Steps to fail.
+    /// Steps to fail; `usize::MAX`: panic in the next one.
     pub fail: Arc<AtomicUsize>,
     /// If there is one, each step waits for a message; the sender gone means to run freely.
     pub gate: Option<Receiver<()>>,
@@ -78,6 +78,7 @@ impl Runner for SimulatedModel {
         let blocks: Vec<usize> = self.cache.iter().map(|c| c.len() / block_size).collect();
         let limits = StepLimits { vocab_size: VOCAB, max_tokens, max_sequences, block_size, num_blocks: &blocks };
         step.check(&self.program, &limits)?;
+        assert_ne!(self.fail.load(Ordering::SeqCst), usize::MAX, "the panic that a test asked for");
         if self.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
             return Err("simulated failure".into());
         }

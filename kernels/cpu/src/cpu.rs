@@ -1,0 +1,114 @@
+use std::sync::Arc;
+
+use crate::error::{KernelError, exact};
+use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShape, pack_tile};
+use crate::gemv::Gemv;
+use crate::isa::Isa;
+use crate::matrix::{Layout, Matrix, can_decode};
+use crate::pool::Pool;
+use crate::shared::SharedMut;
+use crate::workspace::{Needs, Workspace, floats};
+
+/// Most activation rows for which weights are decoded per row instead of per panel.
+const FEW_ROWS: usize = 8;
+/// Bytes of weights per task, so that sharing out costs little and an even share is possible.
+const TASK_BYTES: usize = 32 << 10;
+
+/// Threads, instruction set and scratch memory: what every kernel runs with.
+#[derive(Debug)]
+pub struct Cpu {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) isa: Isa,
+    pub(crate) workspace: Workspace,
+}
+
+impl Cpu {
+    /// For calls that need at most `needs`.
+    pub fn new(pool: Arc<Pool>, isa: Isa, needs: Needs) -> Cpu {
+        let workspace = Workspace::new(pool.threads(), needs);
+        Cpu { pool, isa, workspace }
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// What [`matmul`](Cpu::matmul) needs for `rows` rows of `cols` inputs.
+    pub fn matmul_needs(rows: usize, cols: usize) -> Needs {
+        if rows <= FEW_ROWS {
+            return Needs::default();
+        }
+        Needs { packed: rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols), per_thread: PER_THREAD }
+    }
+
+    /// `out = x Wᵀ + bias`: `x` `[n, cols]`, `weight` `[rows, cols]`, `bias` `[rows]`, `out` `[n, rows]`.
+    ///
+    /// # Errors
+    /// Lengths that do not fit, weights of a type that cannot be decoded.
+    pub fn matmul(
+        &mut self,
+        weight: &Matrix<'_>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (rows, cols) = (weight.rows, weight.cols);
+        if rows == 0 || cols == 0 || !x.len().is_multiple_of(cols) {
+            let expected = format!("rows of {cols}, for a matrix that is not empty");
+            return Err(KernelError::mismatch("inputs of a matrix product", expected, x.len()));
+        }
+        let n = x.len() / cols;
+        exact("outputs of a matrix product", out.len(), n.saturating_mul(rows))?;
+        exact("bias of a matrix product", bias.map_or(rows, <[f32]>::len), rows)?;
+        if !can_decode(weight.dtype) {
+            return Err(KernelError::Weights { dtype: weight.dtype, reason: "no decoder".to_owned() });
+        }
+        match weight.layout {
+            Layout::AsStored if n <= FEW_ROWS => self.gemv(weight, x, bias, out),
+            Layout::AsStored => self.gemm(weight, x, bias, out),
+        }
+    }
+
+    fn gemv(
+        &mut self,
+        weight: &Matrix<'_>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (isa, out) = (self.isa, SharedMut::new(out));
+        let grain = TASK_BYTES.div_ceil(weight.row_bytes.max(1));
+        self.pool.parallel_for(weight.rows, grain, |_, range| isa.run(Gemv { weight, range, x, bias, out: &out }))
+    }
+
+    fn gemm(
+        &mut self,
+        weight: &Matrix<'_>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        const { assert!(DEPTH.is_multiple_of(8) && MOST_WIDTH.is_multiple_of(8)) }
+        let (isa, cols, n) = (self.isa, weight.cols, x.len() / weight.cols);
+        let (width, height) = isa.run(TileShape);
+        let (packed, scratch) = self.workspace.parts(Cpu::matmul_needs(n, cols), self.pool.threads());
+        let packed = &mut packed[..n.next_multiple_of(height) * cols];
+        let tiles = SharedMut::new(packed);
+        self.pool.parallel_for(n.div_ceil(height), 1, |_, range| {
+            for tile in range {
+                // SAFETY: each tile is visited once.
+                let to = unsafe { tiles.part(tile * height * cols..(tile + 1) * height * cols) };
+                pack_tile(&x[tile * height * cols..n.min((tile + 1) * height) * cols], cols, height, to);
+            }
+        })?;
+        let (packed, out) = (&*packed, SharedMut::new(out));
+        self.pool.parallel_for(weight.rows.div_ceil(width), 1, |thread, range| {
+            let mut scratch = scratch.lock(thread);
+            for panel in range {
+                let scratch = floats(&mut scratch);
+                isa.run(Panel { weight, first: panel * width, packed, n, bias, out: &out, scratch });
+            }
+        })
+    }
+}

@@ -1,0 +1,112 @@
+use std::fmt;
+
+use crate::error::KernelError;
+use crate::simd::{Kernel, scalar::Scalar};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
+
+/// An instruction set that this processor has; the proof is in having one.
+#[derive(Clone, Copy)]
+pub struct Isa(Token);
+
+#[derive(Clone, Copy)]
+enum Token {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Isa {
+    /// Plain Rust, available everywhere.
+    pub fn scalar() -> Isa {
+        Isa(Token::Scalar(Scalar))
+    }
+
+    /// The best one here.
+    pub fn detect() -> Isa {
+        Isa::available().pop().unwrap_or_else(Isa::scalar)
+    }
+
+    /// Every one that this processor has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::scalar()];
+        #[cfg(target_arch = "x86_64")]
+        {
+            found.extend(Avx2::detect().map(|t| Isa(Token::Avx2(t))));
+            found.extend(Avx512::detect().map(|t| Isa(Token::Avx512(t))));
+        }
+        found
+    }
+
+    /// By name: `auto`, `scalar`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// The name is none of these, or the processor lacks it.
+    pub fn named(name: &str) -> Result<Isa, KernelError> {
+        if name == "auto" {
+            return Ok(Isa::detect());
+        }
+        let available = Isa::available();
+        available.iter().find(|isa| isa.name() == name).copied().ok_or_else(|| {
+            let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+            KernelError::Isa { asked: name.to_owned(), available: format!("auto, {}", names.join(", ")) }
+        })
+    }
+
+    /// Its name, as [`named`](Isa::named) takes it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Token::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => "avx512",
+        }
+    }
+
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        match self.0 {
+            Token::Scalar(token) => token.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(token) => token.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(token) => token.enter(kernel),
+        }
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Extensions beyond the instruction sets of [`Isa`] that kernels on repacked weights can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// AVX512_VNNI: products of 8-bit integers.
+    pub avx512_vnni: bool,
+    /// AVX512_BF16: products of bfloat16.
+    pub avx512_bf16: bool,
+    /// AVX_VNNI: the same as `avx512_vnni` in 256 bits, on processors without AVX-512.
+    pub avx_vnni: bool,
+}
+
+impl Extensions {
+    /// Those of this processor.
+    pub fn detect() -> Extensions {
+        #[cfg(target_arch = "x86_64")]
+        {
+            Extensions {
+                avx512_vnni: is_x86_feature_detected!("avx512vnni"),
+                avx512_bf16: is_x86_feature_detected!("avx512bf16"),
+                avx_vnni: is_x86_feature_detected!("avxvnni"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Extensions::default()
+    }
+}

@@ -1,0 +1,37 @@
+use rocmforge_kernels_cpu::KvType;
+use serde::Deserialize;
+
+/// The backend's table in `plugins.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CpuOptions {
+    /// Threads to compute with; absent: what the host says.
+    pub(crate) threads: Option<usize>,
+    /// `auto`, `scalar`, `avx2` or `avx512`.
+    pub(crate) isa: String,
+    /// Element type of the KV cache.
+    pub(crate) kv_type: KvOption,
+}
+
+impl Default for CpuOptions {
+    fn default() -> CpuOptions {
+        CpuOptions { threads: None, isa: "auto".to_owned(), kv_type: KvOption::F32 }
+    }
+}
+
+/// `f32` reproduces the model's own results; `f16` halves the memory and the reads of long contexts.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KvOption {
+    F32,
+    F16,
+}
+
+impl From<KvOption> for KvType {
+    fn from(option: KvOption) -> KvType {
+        match option {
+            KvOption::F32 => KvType::F32,
+            KvOption::F16 => KvType::F16,
+        }
+    }
+}
