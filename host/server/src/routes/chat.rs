@@ -89,7 +89,7 @@ pub(super) async fn create(
     let job = state.clone();
     let (model, common, requests) = state.workers.run(move || prepare(&job, &body)).await?;
     let usage = UsageCount::new(&requests, common.n);
-    let generation = Generation::start(&state, &model, context, requests)?;
+    let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("chatcmpl-");
     let created = now();
     if let Some(options) = common.stream {
