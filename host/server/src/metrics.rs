@@ -82,7 +82,8 @@ impl Metrics {
         };
         let started = counter("requests_started", "Requests given to the engine");
         let completed = counter("requests_completed", "Requests answered in full");
-        let failed = counter("requests_failed", "Requests that ended with an error after they were given to the engine");
+        let failed =
+            counter("requests_failed", "Requests that ended with an error after they were given to the engine");
         let cancelled = counter("requests_cancelled", "Requests whose clients went away, or that a shutdown ended");
         let prompt_tokens = counter("prompt_tokens", "Tokens of prompts");
         let cached_tokens = counter("cached_prompt_tokens", "Tokens of prompts that were found in the prefix cache");
@@ -119,6 +120,16 @@ impl Metrics {
         }
     }
 
+    /// Lets the series of a model start at 0.
+    pub(crate) fn add_model(&self, model: &str) {
+        let label = ModelLabel { model: model.into() };
+        let counters = [&self.started, &self.completed, &self.failed, &self.cancelled];
+        let tokens = [&self.prompt_tokens, &self.cached_tokens, &self.generated_tokens];
+        counters.into_iter().chain(tokens).for_each(|c| drop(c.get_or_create(&label)));
+        let histograms = [&self.first_token, &self.inter_token, &self.queue, &self.prefill, &self.decode, &self.total];
+        histograms.into_iter().for_each(|h| drop(h.get_or_create(&label)));
+    }
+
     /// In OpenMetrics text format.
     pub(crate) fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
@@ -133,8 +144,7 @@ struct Engines(Arc<Models>);
 
 impl Collector for Engines {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let stats: Vec<(String, EngineStats)> =
-            self.0.all().iter().map(|m| (m.id.clone(), m.engine.stats())).collect();
+        let stats: Vec<(String, EngineStats)> = self.0.all().iter().map(|m| (m.id.clone(), m.engine.stats())).collect();
         let mut gauge = |name: &str, help: &str, of: fn(&EngineStats) -> usize| {
             let values = stats.iter().map(|(id, s)| (ModelLabel { model: id.clone() }, count(of(s))));
             family(&mut encoder, name, help, values.map(|(label, n)| (label, ConstGauge::new(n))))
@@ -151,7 +161,8 @@ impl Collector for Engines {
         counter("preemptions", "Times that a request lost its blocks to others", |s| s.preemptions)?;
         let mut blocks = |name: &str, help: &str, of: fn(&rocmforge_engine::BlockCounts) -> usize| {
             let values = stats.iter().flat_map(|(id, s)| {
-                let group = |(g, counts)| (GroupLabel { model: id.clone(), group: g }, ConstGauge::new(count(of(counts))));
+                let group =
+                    |(g, counts)| (GroupLabel { model: id.clone(), group: g }, ConstGauge::new(count(of(counts))));
                 (0u32..).zip(&s.blocks).map(group)
             });
             family(&mut encoder, name, help, values)

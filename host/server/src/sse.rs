@@ -102,7 +102,10 @@ mod tests {
     fn events_are_one_line_with_a_space_after_the_colon() {
         let check = |value: serde_json::Value, expected: &str| assert_eq!(frame(&value), expected.as_bytes());
         check(serde_json::json!({"a": 1}), "data: {\"a\":1}\n\n");
-        check(serde_json::json!({"text": "two\nlines\r\n\u{2028}"}), "data: {\"text\":\"two\\nlines\\r\\n\u{2028}\"}\n\n");
+        check(
+            serde_json::json!({"text": "two\nlines\r\n\u{2028}"}),
+            "data: {\"text\":\"two\\nlines\\r\\n\u{2028}\"}\n\n",
+        );
         check(
             ApiError::Draining.body(),
             "data: {\"error\":{\"message\":\"the server is shutting down; try again later\",\"type\":\"service_unavailable\",\"param\":null,\"code\":\"server_draining\"}}\n\n",

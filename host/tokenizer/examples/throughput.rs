@@ -22,17 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let ids = tokenizer.encode(&text, EncodeOptions::default());
         let seconds = start.elapsed().as_secs_f64();
         let megabytes = text.len() as f64 / 1e6;
-        println!(
-            "{} tokens, {:.1} MB/s encoding",
-            ids.len(),
-            megabytes / seconds
-        );
+        println!("{} tokens, {:.1} MB/s encoding", ids.len(), megabytes / seconds);
         let start = Instant::now();
         let decoded = tokenizer.decode(&ids, true);
-        println!(
-            "{:.1} MB/s decoding",
-            decoded.len() as f64 / 1e6 / start.elapsed().as_secs_f64()
-        );
+        println!("{:.1} MB/s decoding", decoded.len() as f64 / 1e6 / start.elapsed().as_secs_f64());
     }
     Ok(())
 }

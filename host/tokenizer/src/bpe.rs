@@ -24,10 +24,7 @@ struct Merge {
     id: u32,
 }
 
-const NO_MERGE: Merge = Merge {
-    rank: NONE,
-    id: NONE,
-};
+const NO_MERGE: Merge = Merge { rank: NONE, id: NONE };
 
 pub(crate) struct Bpe {
     splitter: Splitter,
@@ -50,17 +47,13 @@ struct Scratch {
 
 impl Bpe {
     pub fn new(meta: &Metadata, pre: &PreType, vocab: &Vocab) -> Result<Bpe, TokenizerError> {
-        let by_text: HashMap<&str, u32, FixedState> =
-            vocab.ids().map(|id| (vocab.text(id), id)).collect();
+        let by_text: HashMap<&str, u32, FixedState> = vocab.ids().map(|id| (vocab.text(id), id)).collect();
         let is_piece = |id: &u32| {
             let only_new_lines = || vocab.bytes(*id).iter().all(|&b| b == b'\n');
             let whole = pre.ignore_merges || (pre.plain_text && only_new_lines());
             whole && vocab.token_type(*id) == TokenType::Normal && !vocab.bytes(*id).is_empty()
         };
-        let pieces = vocab
-            .ids()
-            .filter(is_piece)
-            .map(|id| (vocab.bytes(id).into(), id));
+        let pieces = vocab.ids().filter(is_piece).map(|id| (vocab.bytes(id).into(), id));
         Ok(Bpe {
             splitter: Splitter::new(pre)?,
             bytes: byte_tokens(&by_text, pre.plain_text),
@@ -96,9 +89,7 @@ impl Bpe {
                 for (at, c) in piece.char_indices() {
                     match characters.get(&c) {
                         Some(&id) => scratch.ids.push(id),
-                        None => scratch
-                            .ids
-                            .extend(self.byte_ids(&piece[at..at + c.len_utf8()])),
+                        None => scratch.ids.extend(self.byte_ids(&piece[at..at + c.len_utf8()])),
                     }
                 }
             }
@@ -117,10 +108,7 @@ impl Bpe {
     }
 
     fn lookup(&self, left: u32, right: u32) -> Merge {
-        self.merges
-            .get(&pair(left, right))
-            .copied()
-            .unwrap_or(NO_MERGE)
+        self.merges.get(&pair(left, right)).copied().unwrap_or(NO_MERGE)
     }
 
     /// Applies the best merge until none is left, leftmost first among equals; quadratic in the number of symbols.
@@ -128,12 +116,7 @@ impl Bpe {
         let Scratch { ids, merges } = scratch;
         merges.clear();
         merges.extend(ids.windows(2).map(|w| self.lookup(w[0], w[1])));
-        while let Some((at, best)) = merges
-            .iter()
-            .copied()
-            .enumerate()
-            .min_by_key(|(_, m)| m.rank)
-        {
+        while let Some((at, best)) = merges.iter().copied().enumerate().min_by_key(|(_, m)| m.rank) {
             if best.rank == NONE {
                 break;
             }
@@ -156,17 +139,10 @@ impl Bpe {
         let mut next: Vec<usize> = (1..=n).collect();
         let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
         // The merge of each symbol with its successor; a heap entry is stale unless its rank is the one here.
-        let mut merge: Vec<Merge> = symbols
-            .windows(2)
-            .map(|w| self.lookup(w[0], w[1]))
-            .collect();
+        let mut merge: Vec<Merge> = symbols.windows(2).map(|w| self.lookup(w[0], w[1])).collect();
         merge.push(NO_MERGE);
-        let mut heap: BinaryHeap<Reverse<(u32, usize)>> = merge
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.rank != NONE)
-            .map(|(i, m)| Reverse((m.rank, i)))
-            .collect();
+        let mut heap: BinaryHeap<Reverse<(u32, usize)>> =
+            merge.iter().enumerate().filter(|(_, m)| m.rank != NONE).map(|(i, m)| Reverse((m.rank, i))).collect();
         while let Some(Reverse((rank, left))) = heap.pop() {
             let best = merge[left];
             if best.rank != rank {
@@ -181,11 +157,7 @@ impl Bpe {
                 previous[next[left]] = left;
             }
             let mut update = |at: usize, ids: &[u32], right: usize| {
-                merge[at] = if right < n {
-                    self.lookup(ids[at], ids[right])
-                } else {
-                    NO_MERGE
-                };
+                merge[at] = if right < n { self.lookup(ids[at], ids[right]) } else { NO_MERGE };
                 if merge[at].rank != NONE {
                     heap.push(Reverse((merge[at].rank, at)));
                 }
@@ -218,9 +190,7 @@ fn character_tokens(by_text: &HashMap<&str, u32, FixedState>) -> HashMap<char, u
         chars.next().filter(|_| chars.next().is_none())
     };
     let tokens = by_text.iter();
-    tokens
-        .filter_map(|(text, &id)| Some((single(text)?, id)))
-        .collect()
+    tokens.filter_map(|(text, &id)| Some((single(text)?, id))).collect()
 }
 
 fn pair(left: u32, right: u32) -> u64 {
@@ -233,11 +203,7 @@ fn read_merges(
     meta: &Metadata,
     by_text: &HashMap<&str, u32, FixedState>,
 ) -> Result<HashMap<u64, Merge, FixedState>, TokenizerError> {
-    let list = vocab::strings(
-        meta,
-        MERGES,
-        "a byte-level BPE tokenizer needs its merge list",
-    )?;
+    let list = vocab::strings(meta, MERGES, "a byte-level BPE tokenizer needs its merge list")?;
     let mut merges = HashMap::with_capacity_and_hasher(list.len(), FixedState::default());
     let mut joined = String::new();
     for (index, entry) in list.iter().enumerate() {

@@ -23,12 +23,7 @@ pub struct Detokenizer<'t> {
 
 impl<'t> Detokenizer<'t> {
     pub(crate) fn new(tokenizer: &'t Tokenizer, skip_special: bool, strip_space: bool) -> Self {
-        Detokenizer {
-            tokenizer,
-            skip_special,
-            strip_space,
-            pending: Vec::new(),
-        }
+        Detokenizer { tokenizer, skip_special, strip_space, pending: Vec::new() }
     }
 
     /// Adds a token and returns the text that is now complete, possibly empty. An id outside the vocabulary adds nothing.

@@ -29,20 +29,15 @@ pub(crate) struct PreType {
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
-const PLAIN: PreType = PreType {
-    names: &[],
-    stages: &[GPT2],
-    ignore_merges: false,
-    add_bos: false,
-    plain_text: false,
-    nfc: false,
-};
+const PLAIN: PreType =
+    PreType { names: &[], stages: &[GPT2], ignore_merges: false, add_bos: false, plain_text: false, nfc: false };
 
 /// Every known pre-tokenizer, one row each.
 #[rustfmt::skip]
@@ -94,10 +89,7 @@ impl PreType {
         PRE_TYPES
             .iter()
             .find(|p| p.names.contains(&name))
-            .ok_or_else(|| TokenizerError::UnknownPre {
-                found: name.into(),
-                known: known_pre_types(),
-            })
+            .ok_or_else(|| TokenizerError::UnknownPre { found: name.into(), known: known_pre_types() })
     }
 }
 
@@ -122,9 +114,7 @@ const WHITE_SPACE: PatternID = PatternID::new_unchecked(1);
 impl Splitter {
     pub fn new(pre: &PreType) -> Result<Splitter, TokenizerError> {
         let stages = pre.stages.iter().map(|s| Stage::new(s));
-        Ok(Splitter {
-            stages: stages.collect::<Result<_, _>>()?,
-        })
+        Ok(Splitter { stages: stages.collect::<Result<_, _>>()? })
     }
 
     /// Calls `f` with each piece of `text`, in order; the pieces together are `text`.
@@ -170,16 +160,10 @@ impl Stage {
     fn next(&self, text: &str, at: usize) -> Option<(usize, usize)> {
         let input = Input::new(text).range(at..);
         // Nearly every match begins where the last one ended, and an anchored search need not look for its start.
-        let found = self
-            .regex
-            .search(&input.clone().anchored(Anchored::Yes))
-            .or_else(|| self.regex.search(&input))?;
+        let found = self.regex.search(&input.clone().anchored(Anchored::Yes)).or_else(|| self.regex.search(&input))?;
         let (start, mut end) = (found.start(), found.end());
         if found.pattern() == WHITE_SPACE && end < text.len() {
-            let last = text[start..end]
-                .chars()
-                .next_back()
-                .map_or(0, char::len_utf8);
+            let last = text[start..end].chars().next_back().map_or(0, char::len_utf8);
             if end - last > start {
                 end -= last;
             }
@@ -208,11 +192,7 @@ mod tests {
         check("gpt-2", "\tb", &["\t", "b"]);
         check("llama-bpe", "a   b", &["a", "  ", " b"]);
         check("llama-bpe", "a \n  b", &["a", " \n", " ", " b"]);
-        check(
-            "llama-bpe",
-            "a\u{3000}\u{3000}(",
-            &["a", "\u{3000}", "\u{3000}", "("],
-        );
+        check("llama-bpe", "a\u{3000}\u{3000}(", &["a", "\u{3000}", "\u{3000}", "("]);
         check("llama-bpe", "x  1", &["x", " ", " ", "1"]);
     }
 
@@ -223,19 +203,12 @@ mod tests {
         check("default", "1234", &["123", "4"]);
         check("qwen2", "I'LL go", &["I", "'LL", " go"]);
         check("gpt-2", "I'LL go", &["I", "'", "LL", " go"]);
-        check(
-            "tekken",
-            "camelCase HTTPServer",
-            &["camel", "Case", " HTTPServer"],
-        );
+        check("tekken", "camelCase HTTPServer", &["camel", "Case", " HTTPServer"]);
     }
 
     #[test]
     fn long_runs_take_no_quadratic_time() {
-        let runs = [
-            "a", " ", "\n", "1", "A", "a ", "1 ", " 1", "'", "'a", "\u{301}", "\r\n ", ".", "-a",
-            "漢", "漢1 ",
-        ];
+        let runs = ["a", " ", "\n", "1", "A", "a ", "1 ", " 1", "'", "'a", "\u{301}", "\r\n ", ".", "-a", "漢", "漢1 "];
         for pre in PRE_TYPES {
             let splitter = Splitter::new(pre).unwrap();
             for run in runs {

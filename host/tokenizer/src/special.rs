@@ -27,20 +27,9 @@ struct Automaton {
 
 impl SpecialMatcher {
     pub fn new(vocab: &Vocab, model_name: Option<&str>) -> Result<SpecialMatcher, TokenizerError> {
-        let is_special = |t| {
-            matches!(
-                t,
-                TokenType::Control | TokenType::UserDefined | TokenType::Unknown
-            )
-        };
-        let all: Vec<u32> = vocab
-            .ids()
-            .filter(|&id| is_special(vocab.token_type(id)))
-            .collect();
-        let user_defined = all
-            .iter()
-            .copied()
-            .filter(|&id| vocab.token_type(id) == TokenType::UserDefined);
+        let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
+        let all: Vec<u32> = vocab.ids().filter(|&id| is_special(vocab.token_type(id))).collect();
+        let user_defined = all.iter().copied().filter(|&id| vocab.token_type(id) == TokenType::UserDefined);
         Ok(SpecialMatcher {
             user_defined: Automaton::new(vocab, user_defined.collect())?,
             strips_right: tokens_that_strip(vocab, &all, model_name),
@@ -50,11 +39,7 @@ impl SpecialMatcher {
 
     /// Cuts `text` at the special tokens in it, leftmost and then longest first, and calls `f` with each fragment.
     pub fn split<'t>(&self, text: &'t str, control: bool, mut f: impl FnMut(Fragment<'t>)) {
-        let automaton = if control {
-            &self.all
-        } else {
-            &self.user_defined
-        };
+        let automaton = if control { &self.all } else { &self.user_defined };
         let mut at = 0;
         if let Some(matcher) = &automaton.matcher {
             for found in matcher.find_iter(text) {
@@ -92,10 +77,7 @@ impl Automaton {
                 what: "matcher of the special tokens".into(),
                 reason: e.to_string(),
             })?;
-        Ok(Automaton {
-            matcher: Some(matcher),
-            ids,
-        })
+        Ok(Automaton { matcher: Some(matcher), ids })
     }
 }
 

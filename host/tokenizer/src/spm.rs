@@ -98,11 +98,7 @@ impl Spm {
         let mut rest = escaped.as_str();
         let mut ends = Vec::new();
         while !rest.is_empty() {
-            let cut = if self.words {
-                word_end(rest)
-            } else {
-                rest.len()
-            };
+            let cut = if self.words { word_end(rest) } else { rest.len() };
             let (word, after) = rest.split_at(cut);
             self.encode_word(word, &mut ends, out);
             rest = after;
@@ -174,10 +170,7 @@ impl Spm {
     /// The same result in O(n log n).
     fn merge_by_heap(&self, word: &str, ends: &mut Vec<usize>) {
         let n = ends.len();
-        let starts: Vec<usize> = std::iter::once(0)
-            .chain(ends.iter().copied())
-            .take(n)
-            .collect();
+        let starts: Vec<usize> = std::iter::once(0).chain(ends.iter().copied()).take(n).collect();
         let mut alive = vec![true; n];
         let mut next: Vec<usize> = (1..=n).collect();
         let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
@@ -255,8 +248,7 @@ mod tests {
 
     #[test]
     fn words_end_before_a_space() {
-        for (text, expected) in [("▁a▁b", 4), ("▁▁a", 7), ("a", 1), ("▁", 3), ("ab▁", 2)]
-        {
+        for (text, expected) in [("▁a▁b", 4), ("▁▁a", 7), ("a", 1), ("▁", 3), ("ab▁", 2)] {
             assert_eq!(word_end(text), expected, "{text}");
         }
     }

@@ -13,8 +13,7 @@ use crate::{ChatTemplate, TemplateError, TokenizerError};
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TEMPLATE: &str = "tokenizer.chat_template";
-const KNOWN_MODELS: &str =
-    "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text)";
+const KNOWN_MODELS: &str = "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text)";
 
 /// What a token is, numbered as in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,10 +89,7 @@ pub struct EncodeOptions {
 impl Default for EncodeOptions {
     /// Adds and recognises special tokens, as for a prompt that a template has rendered without its own beginning.
     fn default() -> Self {
-        EncodeOptions {
-            add_special: true,
-            parse_special: true,
-        }
+        EncodeOptions { add_special: true, parse_special: true }
     }
 }
 
@@ -132,10 +128,7 @@ impl Tokenizer {
             "llama" => build_spm(meta)?,
             "gemma4" => build_bpe(meta, Some("gemma4"))?,
             other => {
-                return Err(TokenizerError::UnknownModel {
-                    found: other.into(),
-                    known: KNOWN_MODELS.into(),
-                });
+                return Err(TokenizerError::UnknownModel { found: other.into(), known: KNOWN_MODELS.into() });
             }
         };
         Ok(Tokenizer {
@@ -158,14 +151,13 @@ impl Tokenizer {
         if options.add_special && self.add_bos {
             out.extend(self.vocab.special.bos);
         }
-        self.special
-            .split(text, options.parse_special, |fragment| match fragment {
-                Fragment::Token(id) => out.push(id),
-                Fragment::Text(text) => match &self.model {
-                    Model::Bpe(bpe) => bpe.encode(text, &mut out),
-                    Model::Spm(spm) => spm.encode(text, &mut out),
-                },
-            });
+        self.special.split(text, options.parse_special, |fragment| match fragment {
+            Fragment::Token(id) => out.push(id),
+            Fragment::Text(text) => match &self.model {
+                Model::Bpe(bpe) => bpe.encode(text, &mut out),
+                Model::Spm(spm) => spm.encode(text, &mut out),
+            },
+        });
         if options.add_special && self.add_eos {
             out.extend(self.vocab.special.eos);
         }
@@ -188,18 +180,9 @@ impl Tokenizer {
     /// `skip_special` leaves out control and unknown tokens. Where encoding puts a space in front of the text, one space
     /// is removed from its beginning.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let shown = ids
-            .iter()
-            .filter(|&&id| !(skip_special && self.is_special(id)));
-        let bytes: Vec<u8> = shown
-            .flat_map(|&id| self.token_bytes(id))
-            .copied()
-            .collect();
-        let stripped = if self.strips_prefix() {
-            bytes.strip_prefix(b" ")
-        } else {
-            None
-        };
+        let shown = ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
+        let bytes: Vec<u8> = shown.flat_map(|&id| self.token_bytes(id)).copied().collect();
+        let stripped = if self.strips_prefix() { bytes.strip_prefix(b" ") } else { None };
         String::from_utf8_lossy(stripped.unwrap_or(&bytes)).into_owned()
     }
 

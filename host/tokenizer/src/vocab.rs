@@ -47,12 +47,10 @@ impl Vocab {
         };
         vocab.find_roles(meta);
         for (index, text) in vocab.texts.iter().enumerate() {
-            push_bytes(text, vocab.types[index], encoding, &mut vocab.bytes).map_err(|what| {
-                TokenizerError::Entry {
-                    key: TOKENS,
-                    index,
-                    what,
-                }
+            push_bytes(text, vocab.types[index], encoding, &mut vocab.bytes).map_err(|what| TokenizerError::Entry {
+                key: TOKENS,
+                index,
+                what,
             })?;
             vocab.ends.push(vocab.bytes.len());
         }
@@ -83,10 +81,7 @@ impl Vocab {
     }
 
     pub fn token_type(&self, id: u32) -> TokenType {
-        self.types
-            .get(id as usize)
-            .copied()
-            .unwrap_or(TokenType::Unused)
+        self.types.get(id as usize).copied().unwrap_or(TokenType::Unused)
     }
 
     /// Finds the special tokens by key, then those that old files do not name by their customary texts.
@@ -104,10 +99,7 @@ impl Vocab {
             (&mut special.fim_prefix, FIM_PREFIX),
             (&mut special.fim_suffix, FIM_SUFFIX),
             (&mut special.fim_middle, FIM_MIDDLE),
-            (
-                &mut special.fim_padding,
-                &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>"],
-            ),
+            (&mut special.fim_padding, &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>"]),
             (&mut special.fim_repository, FIM_REPOSITORY),
             (&mut special.fim_separator, &["<|file_sep|>"]),
         ] {
@@ -115,26 +107,11 @@ impl Vocab {
         }
         let has = |text: &str| by_text.contains_key(text);
         // Where a call or a return ends the turn, `<|end|>` only ends one of several messages of the turn.
-        let inner_end =
-            (has("<|return|>") && has("<|call|>")) || (has("<|flush|>") && has("<|calls|>"));
-        let named = END_OF_GENERATION
-            .iter()
-            .filter(|&&n| !(n == "<|end|>" && inner_end));
+        let inner_end = (has("<|return|>") && has("<|call|>")) || (has("<|flush|>") && has("<|calls|>"));
+        let named = END_OF_GENERATION.iter().filter(|&&n| !(n == "<|end|>" && inner_end));
         let mut end: BTreeSet<u32> = named.filter_map(|n| by_text.get(n).copied()).collect();
-        end.extend(
-            [special.eos, special.eot, special.eom]
-                .into_iter()
-                .flatten(),
-        );
-        end.extend(
-            [
-                special.fim_padding,
-                special.fim_repository,
-                special.fim_separator,
-            ]
-            .into_iter()
-            .flatten(),
-        );
+        end.extend([special.eos, special.eot, special.eom].into_iter().flatten());
+        end.extend([special.fim_padding, special.fim_repository, special.fim_separator].into_iter().flatten());
         self.special = special;
         self.end_of_generation = end;
     }
@@ -142,20 +119,14 @@ impl Vocab {
     /// Some files list control tokens as normal ones; a text of the form `<|name|>` that ends a turn is no word.
     fn mark_control_lookalikes(&mut self) {
         for (text, kind) in self.texts.iter().zip(&mut self.types) {
-            if *kind == TokenType::Normal
-                && text.starts_with("<|")
-                && END_OF_GENERATION.contains(&text.as_str())
-            {
+            if *kind == TokenType::Normal && text.starts_with("<|") && END_OF_GENERATION.contains(&text.as_str()) {
                 *kind = TokenType::Control;
             }
         }
     }
 
     fn is_marked(&self, id: u32) -> bool {
-        matches!(
-            self.token_type(id),
-            TokenType::Control | TokenType::UserDefined
-        )
+        matches!(self.token_type(id), TokenType::Control | TokenType::UserDefined)
     }
 }
 
@@ -217,57 +188,21 @@ const END_OF_GENERATION: &[&str] = &[
     "<turn|>",
     "<｜end▁of▁sentence｜>",
 ];
-const FIM_PREFIX: &[&str] = &[
-    "<|fim_prefix|>",
-    "<fim-prefix>",
-    "<fim_prefix>",
-    "<｜fim▁begin｜>",
-    "<PRE>",
-    "▁<PRE>",
-    "<|code_prefix|>",
-];
-const FIM_SUFFIX: &[&str] = &[
-    "<|fim_suffix|>",
-    "<fim-suffix>",
-    "<fim_suffix>",
-    "<｜fim▁hole｜>",
-    "<SUF>",
-    "▁<SUF>",
-    "<|code_suffix|>",
-];
-const FIM_MIDDLE: &[&str] = &[
-    "<|fim_middle|>",
-    "<fim-middle>",
-    "<fim_middle>",
-    "<｜fim▁end｜>",
-    "<MID>",
-    "▁<MID>",
-    "<|code_middle|>",
-];
-const FIM_REPOSITORY: &[&str] = &[
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-];
+const FIM_PREFIX: &[&str] =
+    &["<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>"];
+const FIM_SUFFIX: &[&str] =
+    &["<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>"];
+const FIM_MIDDLE: &[&str] =
+    &["<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>"];
+const FIM_REPOSITORY: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 
-fn push_bytes(
-    text: &str,
-    kind: TokenType,
-    encoding: Encoding,
-    out: &mut Vec<u8>,
-) -> Result<(), String> {
+fn push_bytes(text: &str, kind: TokenType, encoding: Encoding, out: &mut Vec<u8>) -> Result<(), String> {
     match (kind, encoding) {
         (TokenType::Unused, _) => {}
         (TokenType::Byte, _) => {
             let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
             let byte = hex.and_then(|h| u8::from_str_radix(h, 16).ok());
-            out.push(
-                byte.ok_or_else(|| {
-                    format!("expected a byte token such as <0x0A>, found {text:?}")
-                })?,
-            );
+            out.push(byte.ok_or_else(|| format!("expected a byte token such as <0x0A>, found {text:?}"))?);
         }
         (TokenType::Normal, Encoding::ByteLevel) => {
             for c in text.chars() {
@@ -277,9 +212,7 @@ fn push_bytes(
                 }
             }
         }
-        (TokenType::Normal, Encoding::SentencePiece) => {
-            out.extend(text.replace(SPACE, " ").bytes())
-        }
+        (TokenType::Normal, Encoding::SentencePiece) => out.extend(text.replace(SPACE, " ").bytes()),
         _ => out.extend(text.bytes()),
     }
     Ok(())
@@ -316,26 +249,15 @@ fn check_len(key: &'static str, expected: usize, found: usize) -> Result<(), Tok
     if expected == found {
         return Ok(());
     }
-    Err(TokenizerError::Length {
-        key,
-        expected,
-        found,
-    })
+    Err(TokenizerError::Length { key, expected, found })
 }
 
 /// An array of strings that must be there.
-pub(crate) fn strings<'m>(
-    meta: &'m Metadata,
-    key: &'static str,
-    hint: &str,
-) -> Result<&'m [String], TokenizerError> {
+pub(crate) fn strings<'m>(meta: &'m Metadata, key: &'static str, hint: &str) -> Result<&'m [String], TokenizerError> {
     match meta.get(key) {
         Some(Value::Array(ArrayValue::String(v))) => Ok(v),
         Some(other) => Err(wrong_type(key, "array of strings", other)),
-        None => Err(TokenizerError::Missing {
-            key,
-            hint: hint.into(),
-        }),
+        None => Err(TokenizerError::Missing { key, hint: hint.into() }),
     }
 }
 
@@ -366,9 +288,5 @@ fn wrong_type(key: &str, expected: &'static str, found: &Value) -> TokenizerErro
         Value::F32(_) | Value::F64(_) => "floating-point number",
         _ => "integer",
     };
-    TokenizerError::WrongType {
-        key: key.into(),
-        expected,
-        found: found.into(),
-    }
+    TokenizerError::WrongType { key: key.into(), expected, found: found.into() }
 }

@@ -6,49 +6,20 @@ use common::*;
 use proptest::prelude::*;
 use rocmforge_tokenizer::{EncodeOptions, TokenType, Tokenizer};
 
-const PLAIN: EncodeOptions = EncodeOptions {
-    add_special: false,
-    parse_special: false,
-};
+const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
 
 const BYTE_LEVEL: [&str; 3] = ["llama-bpe", "tekken", "glm4"];
-const ALL: [&str; 6] = [
-    "llama-bpe",
-    "tekken",
-    "glm4",
-    "qwen2",
-    "llama-spm",
-    "gemma-spm",
-];
+const ALL: [&str; 6] = ["llama-bpe", "tekken", "glm4", "qwen2", "llama-spm", "gemma-spm"];
 
 fn tokenizers(names: &[&str]) -> Vec<(String, Tokenizer)> {
-    names
-        .iter()
-        .map(|n| (n.to_string(), load(&fixture(&format!("{n}.gguf")))))
-        .collect()
+    names.iter().map(|n| (n.to_string(), load(&fixture(&format!("{n}.gguf"))))).collect()
 }
 
 /// Texts of all scripts, with special tokens and runs of white space among them.
 fn any_text() -> impl Strategy<Value = String> {
-    let special = prop::sample::select(vec![
-        "<|eot_id|>",
-        "<s>",
-        "<|im_end|>",
-        "[INST]",
-        "<0x0A>",
-        "<start_of_turn>",
-        "<unk>",
-    ]);
-    let space = prop::sample::select(vec![
-        " ",
-        "  ",
-        "\n",
-        "\r\n\n",
-        "\t",
-        "\u{a0}",
-        "▁",
-        "\u{3000} ",
-    ]);
+    let special =
+        prop::sample::select(vec!["<|eot_id|>", "<s>", "<|im_end|>", "[INST]", "<0x0A>", "<start_of_turn>", "<unk>"]);
+    let space = prop::sample::select(vec![" ", "  ", "\n", "\r\n\n", "\t", "\u{a0}", "▁", "\u{3000} "]);
     let part = prop_oneof![
         "\\PC{0,12}",
         "[a-zA-Z']{1,9}",
@@ -114,11 +85,7 @@ fn what_follows_does_not_change_the_beginning_of_a_long_word() {
             let longer = tokenizer.encode(&unit.repeat(800), PLAIN);
             let shared = long.len() * 3 / 4;
             assert_eq!(long[..shared], longer[..shared], "{name} {unit:?}");
-            assert_eq!(
-                tokenizer.decode(&long, false),
-                unit.repeat(400),
-                "{name} {unit:?}"
-            );
+            assert_eq!(tokenizer.decode(&long, false), unit.repeat(400), "{name} {unit:?}");
         }
     }
 }
@@ -152,11 +119,7 @@ fn adversarial_text_takes_no_quadratic_time() {
             let decoded = tokenizer.decode(&ids, false);
             assert!(!decoded.is_empty(), "{name}");
             if BYTE_LEVEL.contains(&name.as_str()) {
-                assert!(
-                    decoded == *text,
-                    "{name} {:?}",
-                    &text.chars().take(9).collect::<String>()
-                );
+                assert!(decoded == *text, "{name} {:?}", &text.chars().take(9).collect::<String>());
             }
         }
     }

@@ -6,20 +6,9 @@ use common::*;
 
 #[test]
 fn models_in_the_repository_tokenize_and_render_as_recorded() {
-    for name in [
-        "llama-bpe",
-        "qwen2",
-        "tekken",
-        "glm4",
-        "llama-spm",
-        "gemma-spm",
-    ] {
+    for name in ["llama-bpe", "qwen2", "tekken", "glm4", "llama-spm", "gemma-spm"] {
         let tokenizer = load(&fixture(&format!("{name}.gguf")));
-        check_model(
-            &tokenizer,
-            &expected(&fixture(&format!("{name}.json"))),
-            name,
-        );
+        check_model(&tokenizer, &expected(&fixture(&format!("{name}.json"))), name);
     }
 }
 
@@ -32,17 +21,9 @@ fn all_reference_models_tokenize_and_render_as_recorded() {
     for entry in std::fs::read_dir(packs).unwrap() {
         let directory = entry.unwrap().path();
         if directory.join("expected.json").exists() {
-            let name = directory
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
+            let name = directory.file_name().unwrap().to_string_lossy().into_owned();
             let tokenizer = load(&directory.join("model.gguf"));
-            check_model(
-                &tokenizer,
-                &expected(&directory.join("expected.json")),
-                &name,
-            );
+            check_model(&tokenizer, &expected(&directory.join("expected.json")), &name);
             models += 1;
         }
     }
@@ -65,9 +46,7 @@ fn prompts_of_the_demo_models_survive_a_round_trip() {
         let template = tokenizer.compile_chat_template().unwrap();
         for line in prompts.lines() {
             let case: serde_json::Value = serde_json::from_str(line).unwrap();
-            let prompt = template
-                .render(&case["messages"], &Default::default())
-                .unwrap();
+            let prompt = template.render(&case["messages"], &Default::default()).unwrap();
             let ids = tokenizer.encode(&prompt, TEXT);
             assert!(prompt.contains("<|assistant|>"), "{prompt:?}");
             let decoded = tokenizer.decode(&ids, false);

@@ -13,10 +13,7 @@ fn real_vocabularies_tokenize_as_recorded() {
     let Some(folder) = std::env::var_os(FOLDER) else {
         return println!("skipped: {FOLDER} is not set");
     };
-    let options = EncodeOptions {
-        add_special: false,
-        parse_special: false,
-    };
+    let options = EncodeOptions { add_special: false, parse_special: false };
     let (mut failures, mut files) = (Vec::new(), 0);
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -34,16 +31,11 @@ fn real_vocabularies_tokenize_as_recorded() {
         };
         files += 1;
         for (text, ids) in inputs.split("\n__ggml_vocab_test__\n").zip(outputs.lines()) {
-            let ids: Vec<u32> = ids
-                .split_whitespace()
-                .map(|id| id.parse().unwrap())
-                .collect();
+            let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
             let found = tokenizer.encode(text, options);
             if found != ids {
                 let file = path.file_name().unwrap().to_string_lossy();
-                failures.push(format!(
-                    "{file}: {text:?}\n expected {ids:?}\n found    {found:?}"
-                ));
+                failures.push(format!("{file}: {text:?}\n expected {ids:?}\n found    {found:?}"));
             }
             check_stream(&tokenizer, &found, true);
         }

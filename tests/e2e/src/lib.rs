@@ -1,6 +1,8 @@
 //! Runs reference models through the built plugin files and measures how far their logits are from those recorded.
 #![forbid(unsafe_code)]
 
+pub mod server;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 

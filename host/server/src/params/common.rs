@@ -94,7 +94,8 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
         return Err(ApiError::invalid("logit_bias", expected, members.len()));
     }
     let entry = |(key, value): (String, Value)| {
-        let token = key.parse().map_err(|_| ApiError::invalid("logit_bias", "token ids as keys", format!("{key:?}")))?;
+        let token =
+            key.parse().map_err(|_| ApiError::invalid("logit_bias", "token ids as keys", format!("{key:?}")))?;
         let bias = value.as_f64().filter(|b| (-100.0..=100.0).contains(b));
         let expected = "numbers from -100 to 100";
         let bias = bias.ok_or_else(|| ApiError::invalid(format!("logit_bias.{key}"), expected, describe(&value)))?;

@@ -45,7 +45,8 @@ impl Fields {
     }
 
     pub(crate) fn bool(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
-        let check = |v: Value| v.as_bool().ok_or_else(|| ApiError::invalid(self.path.clone() + key, "a boolean", describe(&v)));
+        let check =
+            |v: Value| v.as_bool().ok_or_else(|| ApiError::invalid(self.path.clone() + key, "a boolean", describe(&v)));
         self.members.remove(key).filter(|v| !v.is_null()).map(check).transpose()
     }
 

@@ -167,7 +167,15 @@ mod tests {
         check(json!({"role": "user", "colour": 1}), "unknown_parameter", "messages[1].colour");
         check(json!({"role": "assistant", "function_call": {}}), "unsupported_parameter", "messages[1].function_call");
         check(json!({"role": "assistant", "tool_calls": 1}), "invalid_value", "messages[1].tool_calls");
-        check(json!({"role": "user", "tool_calls": [{"function": {"name": "f"}}]}), "invalid_value", "messages[1].tool_calls");
-        check(json!({"role": "assistant", "tool_calls": [{}]}), "missing_required_parameter", "messages[1].tool_calls[0].function");
+        check(
+            json!({"role": "user", "tool_calls": [{"function": {"name": "f"}}]}),
+            "invalid_value",
+            "messages[1].tool_calls",
+        );
+        check(
+            json!({"role": "assistant", "tool_calls": [{}]}),
+            "missing_required_parameter",
+            "messages[1].tool_calls[0].function",
+        );
     }
 }

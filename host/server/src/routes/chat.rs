@@ -23,9 +23,7 @@ use crate::recorder::RequestContext;
 use crate::sse::{Chunks, frame, respond};
 use crate::state::{AppState, ServedModel};
 use crate::tokens::encode_prompt;
-use crate::wire::{
-    ChatChoice, ChatLogprobs, ChunkChoice, Delta, Envelope, Message, TokenLogprob, finish_reason, now,
-};
+use crate::wire::{ChatChoice, ChatLogprobs, ChunkChoice, Delta, Envelope, Message, TokenLogprob, finish_reason, now};
 
 const OBJECT: &str = "chat.completion";
 const CHUNK: &str = "chat.completion.chunk";
@@ -91,7 +89,7 @@ pub(super) async fn create(
     let job = state.clone();
     let (model, common, requests) = state.workers.run(move || prepare(&job, &body)).await?;
     let usage = UsageCount::new(&requests, common.n);
-    let generation = Generation::start(&state, &model, context, requests)?;
+    let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("chatcmpl-");
     let created = now();
     if let Some(options) = common.stream {
@@ -199,7 +197,9 @@ mod tests {
         check(json!({"temperature": 0}), |r| r.common.sampling.temperature == 0.0);
         check(json!({"top_p": 0}), |r| r.common.sampling.top_p > 0.0 && r.common.sampling.top_p < 1e-30);
         check(json!({"top_k": -1}), |r| r.common.sampling.top_k.is_none());
-        check(json!({"top_k": 3, "min_p": 0.5}), |r| r.common.sampling.top_k == Some(3) && r.common.sampling.min_p == 0.5);
+        check(json!({"top_k": 3, "min_p": 0.5}), |r| {
+            r.common.sampling.top_k == Some(3) && r.common.sampling.min_p == 0.5
+        });
         check(json!({"repetition_penalty": 1.5}), |r| r.common.sampling.repetition_penalty == 1.5);
         check(json!({"frequency_penalty": -2}), |r| r.common.sampling.frequency_penalty == -2.0);
         check(json!({"presence_penalty": 2}), |r| r.common.sampling.presence_penalty == 2.0);

@@ -23,11 +23,7 @@ pub(super) fn to_value(json: &Json) -> Value {
 }
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, as transformers defines it.
-pub(super) fn tojson(
-    value: &Value,
-    ensure_ascii: Option<bool>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
+pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
     let indent = match indent.filter(|i| !i.is_none()) {
         None => None,
@@ -47,10 +43,7 @@ pub(super) fn tojson(
         item,
         key,
         indent,
-        ascii: kwargs
-            .get::<Option<bool>>("ensure_ascii")?
-            .or(ensure_ascii)
-            .unwrap_or(false),
+        ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.or(ensure_ascii).unwrap_or(false),
         sort: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
@@ -75,13 +68,9 @@ impl Writer {
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self
-                .out
-                .push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => self.out.push_str(&value.to_string()),
-            ValueKind::Number => self
-                .out
-                .push_str(&python_float(f64::try_from(value.clone())?)),
+            ValueKind::Number => self.out.push_str(&python_float(f64::try_from(value.clone())?)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -107,9 +96,7 @@ impl Writer {
                 })?;
             }
             other => {
-                return fail(format!(
-                    "tojson: a value of type {other} is not JSON serializable"
-                ));
+                return fail(format!("tojson: a value of type {other} is not JSON serializable"));
             }
         }
         Ok(())

@@ -49,12 +49,7 @@ pub struct RenderContext {
 
 impl Default for RenderContext {
     fn default() -> Self {
-        RenderContext {
-            add_generation_prompt: true,
-            tools: None,
-            extra: Map::new(),
-            now: SystemTime::now(),
-        }
+        RenderContext { add_generation_prompt: true, tools: None, extra: Map::new(), now: SystemTime::now() }
     }
 }
 
@@ -68,17 +63,10 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The source is too long or is not valid Jinja.
-    pub fn new(
-        source: &str,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-    ) -> Result<Self, TemplateError> {
+    pub fn new(source: &str, bos_token: Option<String>, eos_token: Option<String>) -> Result<Self, TemplateError> {
         check_source(source)?;
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| TemplateError::Syntax(e.to_string()))?);
         environment.set_recursion_limit(sandbox::RECURSION);
         environment.set_unknown_method_callback(python::call_method);
@@ -95,11 +83,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| TemplateError::Syntax(e.to_string()))?;
-        Ok(ChatTemplate {
-            environment,
-            bos_token,
-            eos_token,
-        })
+        Ok(ChatTemplate { environment, bos_token, eos_token })
     }
 
     /// ChatML, the format that most models without a template of their own understand.
@@ -112,22 +96,12 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Raised`] if the template refuses the conversation, which is the client's mistake; else the
     /// template is at fault or has hit a limit.
-    pub fn render(
-        &self,
-        messages: &Json,
-        context: &RenderContext,
-    ) -> Result<String, TemplateError> {
-        let limits = Limits::for_input(
-            [Some(messages), context.tools.as_ref()]
-                .into_iter()
-                .flatten(),
-        );
+    pub fn render(&self, messages: &Json, context: &RenderContext) -> Result<String, TemplateError> {
+        let limits = Limits::for_input([Some(messages), context.tools.as_ref()].into_iter().flatten());
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(limits.steps));
         let now = context.now;
-        environment.add_function("strftime_now", move |format: &str| {
-            python::strftime(now, format)
-        });
+        environment.add_function("strftime_now", move |format: &str| python::strftime(now, format));
         sandbox::run(&limits, |output| {
             let variables = self.variables(messages, context);
             let template = environment.get_template(NAME)?;
@@ -138,33 +112,16 @@ impl ChatTemplate {
     fn variables(&self, messages: &Json, context: &RenderContext) -> Value {
         let mut variables = vec![
             ("messages".to_string(), json::to_value(messages)),
-            (
-                "add_generation_prompt".into(),
-                Value::from(context.add_generation_prompt),
-            ),
+            ("add_generation_prompt".into(), Value::from(context.add_generation_prompt)),
             // Templates test `tools is not none`: transformers defines both whether or not there are any.
-            (
-                "tools".into(),
-                context
-                    .tools
-                    .as_ref()
-                    .map_or(Value::from(()), json::to_value),
-            ),
+            ("tools".into(), context.tools.as_ref().map_or(Value::from(()), json::to_value)),
             ("documents".into(), Value::from(())),
         ];
-        let tokens = [
-            ("bos_token", &self.bos_token),
-            ("eos_token", &self.eos_token),
-        ];
+        let tokens = [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)];
         for (name, token) in tokens {
             variables.extend(token.as_deref().map(|t| (name.to_string(), Value::from(t))));
         }
-        variables.extend(
-            context
-                .extra
-                .iter()
-                .map(|(k, v)| (k.clone(), json::to_value(v))),
-        );
+        variables.extend(context.extra.iter().map(|(k, v)| (k.clone(), json::to_value(v))));
         Value::from_pairs(variables)
     }
 }
@@ -184,9 +141,7 @@ fn without_generation_tags(source: &str) -> String {
         };
         let tag = &rest[at..at + len + 2];
         out.push_str(&rest[..at]);
-        let inner = tag[2..len]
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches(['-', '+']);
+        let inner = tag[2..len].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
         match inner.trim() {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),

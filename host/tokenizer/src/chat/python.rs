@@ -24,12 +24,7 @@ pub(super) fn is_iterable(value: &Value) -> bool {
 }
 
 /// Methods of strings and lists beyond those of `minijinja_contrib::pycompat`.
-pub(super) fn call_method(
-    state: &mut State,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+pub(super) fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let own = match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => string_method(text, method, args)?,
         (ValueKind::Seq, _) if method == "index" => Some(list_index(value, args)?),
@@ -54,40 +49,21 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
         "partition" => {
             let (separator,): (&str,) = from_args(args)?;
             let (before, after) = text.split_once(separator).unwrap_or((text, ""));
-            let found = if before.len() < text.len() {
-                separator
-            } else {
-                ""
-            };
-            [before, found, after]
-                .into_iter()
-                .map(Value::from)
-                .collect()
+            let found = if before.len() < text.len() { separator } else { "" };
+            [before, found, after].into_iter().map(Value::from).collect()
         }
         "rpartition" => {
             let (separator,): (&str,) = from_args(args)?;
             let (before, after) = text.rsplit_once(separator).unwrap_or(("", text));
-            let found = if after.len() < text.len() {
-                separator
-            } else {
-                ""
-            };
-            [before, found, after]
-                .into_iter()
-                .map(Value::from)
-                .collect()
+            let found = if after.len() < text.len() { separator } else { "" };
+            [before, found, after].into_iter().map(Value::from).collect()
         }
         "rsplit" => {
             let (separator, max): (&str, Option<i64>) = from_args(args)?;
             if separator.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "rsplit: empty separator",
-                ));
+                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit: empty separator"));
             }
-            let limit = max
-                .and_then(|m| usize::try_from(m).ok())
-                .map_or(usize::MAX, |m| m.saturating_add(1));
+            let limit = max.and_then(|m| usize::try_from(m).ok()).map_or(usize::MAX, |m| m.saturating_add(1));
             let mut parts: Vec<&str> = text.rsplitn(limit, separator).collect();
             parts.reverse();
             parts.into_iter().map(Value::from).collect()
@@ -112,27 +88,17 @@ fn layout_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
             let (width, fill): (usize, Option<&str>) = from_args(args)?;
             let missing = width.min(1024).saturating_sub(text.chars().count());
             let padding = fill.unwrap_or(" ").repeat(missing);
-            Value::from(if method == "ljust" {
-                format!("{text}{padding}")
-            } else {
-                format!("{padding}{text}")
-            })
+            Value::from(if method == "ljust" { format!("{text}{padding}") } else { format!("{padding}{text}") })
         }
         "index" => {
             let (what,): (&str,) = from_args(args)?;
-            let at = text
-                .find(what)
-                .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+            let at = text.find(what).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
             Value::from(text[..at].chars().count())
         }
         "isdecimal" => Value::from(!text.is_empty() && text.chars().all(char::is_numeric)),
         "swapcase" => {
             let swap = |c: char| -> String {
-                if c.is_uppercase() {
-                    c.to_lowercase().collect()
-                } else {
-                    c.to_uppercase().collect()
-                }
+                if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
             };
             Value::from(text.chars().map(swap).collect::<String>())
         }
@@ -145,21 +111,13 @@ fn layout_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
 fn list_index(list: &Value, args: &[Value]) -> Result<Value, Error> {
     let (what,): (&Value,) = from_args(args)?;
     let at = list.try_iter()?.position(|item| item == *what);
-    at.map(Value::from)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "value not in list"))
+    at.map(Value::from).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "value not in list"))
 }
 
 /// The time `now`, in UTC, by a `strftime` format.
 pub(super) fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
-    let fail = |e: jiff::Error| {
-        Error::new(
-            ErrorKind::InvalidOperation,
-            format!("strftime_now({format:?}): {e}"),
-        )
-    };
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let fail = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}"));
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     let timestamp = jiff::Timestamp::from_second(seconds).map_err(fail)?;
     let time = timestamp.to_zoned(jiff::tz::TimeZone::UTC);

@@ -33,10 +33,7 @@ impl Limits {
         for value in input {
             measure(value, &mut nodes, &mut bytes);
         }
-        Limits {
-            steps: (BASE_STEPS + STEPS_PER_NODE * nodes).min(MAX_STEPS),
-            output: BASE_OUTPUT + 16 * bytes,
-        }
+        Limits { steps: (BASE_STEPS + STEPS_PER_NODE * nodes).min(MAX_STEPS), output: BASE_OUTPUT + 16 * bytes }
     }
 }
 
@@ -59,10 +56,7 @@ pub(super) fn check_source(source: &str) -> Result<(), TemplateError> {
     if source.len() <= SOURCE {
         return Ok(());
     }
-    Err(limit(
-        "its size",
-        format!("{SOURCE} bytes, found {}", source.len()),
-    ))
+    Err(limit("its size", format!("{SOURCE} bytes, found {}", source.len())))
 }
 
 fn limit(what: &'static str, limit: String) -> TemplateError {
@@ -102,25 +96,17 @@ pub(super) fn run(
 ) -> Result<String, TemplateError> {
     let stack = (limits.steps * STACK_PER_STEP) as usize;
     let work = || {
-        let mut output = Output {
-            text: Vec::new(),
-            max: limits.output,
-            deadline: Instant::now() + TIME,
-            exceeded: None,
-        };
+        let mut output =
+            Output { text: Vec::new(), max: limits.output, deadline: Instant::now() + TIME, exceeded: None };
         let result = render(&mut output);
         match (result, output.exceeded) {
             (_, Some(exceeded)) => Err(exceeded),
             (Err(e), _) => Err(describe(&e, limits)),
-            (Ok(()), None) => {
-                String::from_utf8(output.text).map_err(|e| TemplateError::Render(e.to_string()))
-            }
+            (Ok(()), None) => String::from_utf8(output.text).map_err(|e| TemplateError::Render(e.to_string())),
         }
     };
     std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new()
-            .name("chat-template".into())
-            .stack_size(stack);
+        let builder = std::thread::Builder::new().name("chat-template".into()).stack_size(stack);
         let thread = builder
             .spawn_scoped(scope, work)
             .map_err(|e| TemplateError::Render(format!("no thread to render on: {e}")))?;

@@ -9,10 +9,7 @@ use rocmforge_tokenizer::{ChatTemplate, EncodeOptions, RenderContext, TemplateEr
 use serde::Deserialize;
 use serde_json::Value;
 
-pub const TEXT: EncodeOptions = EncodeOptions {
-    add_special: false,
-    parse_special: true,
-};
+pub const TEXT: EncodeOptions = EncodeOptions { add_special: false, parse_special: true };
 
 /// The part of a reference file that concerns tokenizers and templates.
 #[derive(Deserialize)]
@@ -48,16 +45,12 @@ pub struct Chat {
 }
 
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// The data beside the repository, which a clone need not have.
 pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(name);
     if path.exists() {
         return Some(path);
     }
@@ -94,10 +87,7 @@ fn check_case(tokenizer: &Tokenizer, case: &Case, name: &str) {
     }
     let with_special = tokenizer.encode(text, EncodeOptions::default());
     if case.llamacpp_ids_with_special.as_ref() != Some(&with_special) {
-        assert_eq!(
-            with_special, case.ids_with_special,
-            "{name}: ids of {text:?} with specials"
-        );
+        assert_eq!(with_special, case.ids_with_special, "{name}: ids of {text:?} with specials");
     }
     let decoded = tokenizer.decode(&case.ids, false);
     if case.llamacpp_decoded.as_ref() != Some(&decoded) {
@@ -130,11 +120,7 @@ fn check_chat(tokenizer: &Tokenizer, template: &ChatTemplate, chat: &Chat, name:
         }
         (None, Ok(text)) => {
             assert_eq!(Some(&text), chat.text.as_ref(), "{name}: {messages}");
-            assert_eq!(
-                tokenizer.encode(&text, TEXT),
-                chat.ids,
-                "{name}: ids of {text:?}"
-            );
+            assert_eq!(tokenizer.encode(&text, TEXT), chat.ids, "{name}: ids of {text:?}");
         }
         (error, rendered) => {
             panic!("{name}: {messages}: expected error {error:?}, found {rendered:?}")
