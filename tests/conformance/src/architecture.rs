@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rocmforge_gguf::{GgufFile, GgufWriter, Value};
 use rocmforge_loader::{Architecture, PluginErrorKind, Plugins};
@@ -98,18 +98,18 @@ impl ModelFile {
     }
 }
 
-/// A model for every claim: the file given for the one that it names, else one of the common form.
-pub(crate) fn models(plugins: &Plugins, path: Option<&Path>) -> Result<Vec<ModelFile>, Error> {
-    let named = match path {
-        Some(path) => GgufFile::open(path)?.metadata().str("general.architecture").map(str::to_owned),
-        None => None,
-    };
+/// A model for every claim: the first file given whose architecture it is, else one of the common form.
+pub(crate) fn models(plugins: &Plugins, paths: &[PathBuf]) -> Result<Vec<ModelFile>, Error> {
+    let mut named = vec![];
+    for path in paths {
+        named.push((path, GgufFile::open(path)?.metadata().str("general.architecture").map(str::to_owned)));
+    }
     let mut models = vec![];
     for (i, architecture) in plugins.architectures().iter().enumerate() {
         for claim in &architecture.info().claims {
-            models.push(match path {
-                Some(path) if named.as_deref() == Some(claim) => ModelFile::open(path, i, claim)?,
-                _ => ModelFile::common(i, claim),
+            models.push(match named.iter().find(|(_, name)| name.as_deref() == Some(claim)) {
+                Some((path, _)) => ModelFile::open(path, i, claim)?,
+                None => ModelFile::common(i, claim),
             });
         }
     }
@@ -217,8 +217,10 @@ fn deterministic(architecture: &Architecture, model: &ModelFile) -> Check {
 fn missing_keys(architecture: &Architecture, model: &ModelFile) -> Check {
     for key in model.own_keys() {
         if let Err(message) = build(architecture, &model.with(key, None)) {
-            // Sizes that follow from one another are checked against tensors.
-            named(&format!("without {key}"), &message, &[key, "tensor '"])?;
+            // Without it another size may follow, which then contradicts a further key or a tensor.
+            let contradicts = message.contains("expected") && !message.contains("missing");
+            let parts = [key, "tensor '", if contradicts { "metadata '" } else { key }];
+            named(&format!("without {key}"), &message, &parts)?;
         }
     }
     Ok(())

@@ -33,8 +33,8 @@ pub use tolerance::{Activations, Family, Tolerance};
 pub struct Settings {
     /// The plugin's table in `plugins.toml`, as TOML.
     pub options: String,
-    /// A small model file of a claimed architecture; absent: one of the common decoder form is made up.
-    pub model: Option<PathBuf>,
+    /// Small model files of claimed architectures; for claims without one, one of the common decoder form is made up.
+    pub models: Vec<PathBuf>,
     /// How a backend keeps activations.
     pub activations: Activations,
 }
@@ -65,7 +65,7 @@ impl Subject {
         };
         let plugins = Plugins::load(&Config { plugins: vec![entry], ..Config::default() }, None)?;
         let ops = if plugins.backends().is_empty() { &[] } else { cases::all()? };
-        let models = architecture::models(&plugins, settings.model.as_deref())?;
+        let models = architecture::models(&plugins, &settings.models)?;
         Ok(Subject { library, plugins, options, settings, ops, models })
     }
 

@@ -25,9 +25,10 @@ struct Args {
     /// The plugin's options as in plugins.toml, e.g. 'threads = 2'.
     #[arg(long, default_value = "")]
     options: String,
-    /// A small model file for the plugin's architecture; by default one of the common decoder form is made up.
-    #[arg(long)]
-    model: Option<PathBuf>,
+    /// A small model file for one of the plugin's architectures, as often as needed; where none is given, one of the
+    /// common decoder form is made up.
+    #[arg(long = "model")]
+    models: Vec<PathBuf>,
     /// Precision in which the backend keeps activations; wider tolerances for narrower ones.
     #[arg(long, value_enum, default_value_t)]
     activations: Activations,
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<Summary, Error> {
-    let settings = Settings { options: args.options.clone(), model: args.model.clone(), activations: args.activations };
+    let settings =
+        Settings { options: args.options.clone(), models: args.models.clone(), activations: args.activations };
     let subject = Subject::load(&args.plugin, settings)?;
     let mut cases = subject.cases();
     cases.retain(|c| args.filter.as_ref().is_none_or(|f| c.name.contains(f.as_str())));

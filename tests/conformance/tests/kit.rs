@@ -35,7 +35,7 @@ fn a_correct_backend_passes_everything() {
 fn an_architecture_passes_with_a_made_up_model_and_with_a_real_one() {
     let [llama] = build_plugins(["rocmforge-arch-llama"]);
     let model = committed_models().join("llama3-gqa/model.gguf");
-    for settings in [Settings::default(), Settings { model: Some(model), ..Settings::default() }] {
+    for settings in [Settings::default(), Settings { models: vec![model], ..Settings::default() }] {
         let (summary, failures) = run(&llama, settings, "");
         assert!(failures.is_empty(), "{failures:#?}");
         assert_eq!((summary.failed, summary.skipped), (0, 0));

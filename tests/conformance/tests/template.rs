@@ -88,7 +88,7 @@ fn a_copy_of_the_template_builds_elsewhere_passes_the_kit_and_runs_a_model() {
     let path = folder.path().join("model.gguf");
     renamed_model(&source.join("model.gguf"), &path);
 
-    let settings = Settings { model: Some(path.clone()), ..Settings::default() };
+    let settings = Settings { models: vec![path.clone()], ..Settings::default() };
     let subject = Subject::load(&library, settings).expect("a plugin");
     for case in subject.cases() {
         assert_eq!((case.run)(), Outcome::Passed, "{}", case.name);
