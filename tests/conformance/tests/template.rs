@@ -24,11 +24,14 @@ fn build_copy(folder: &Path) -> PathBuf {
     assert_eq!(manifest.matches("path = \"../../core/sdk\"").count(), 1);
     let manifest = manifest.replace("../../core/sdk", root.join("core/sdk").to_str().expect("a path in UTF-8"));
     std::fs::write(folder.join("Cargo.toml"), manifest).expect("the manifest");
-    // A folder of its own below the repository's: dependencies are compiled once, not once per run.
-    let target = build_folder().parent().expect("a target folder").join("template");
+    let target = build_folder().parent().expect("a target folder").to_owned();
+    // Settings as the repository has them for dependencies, so that those need not be compiled again.
+    let settings = ["DEBUG=false", "STRIP=debuginfo", "OVERFLOW_CHECKS=false", "INCREMENTAL=false", "CODEGEN_UNITS=16"];
+    let settings = settings.iter().filter_map(|s| s.split_once('='));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["build", "--release", "--quiet", "--offline", "--target-dir"])
         .arg(&target)
+        .envs(settings.map(|(key, value)| (format!("CARGO_PROFILE_RELEASE_{key}"), value)))
         .current_dir(folder)
         .status()
         .expect("cargo");
