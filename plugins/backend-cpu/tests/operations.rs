@@ -216,10 +216,8 @@ fn attention_program() -> Program {
     program(|b, x| {
         b.set_layer(Some(0));
         let sinks = b.weight("sinks", &[6], DType::F32).unwrap();
-        let mut n = 0;
-        for (kv_heads, key_dim, value_dim, window) in
-            [(2, 16, 16, None), (6, 8, 12, Some(5)), (1, 24, 20, None), (3, 16, 7, Some(11))]
-        {
+        let layers = [(2, 16, 16, None), (6, 8, 12, Some(5)), (1, 24, 20, None), (3, 16, 7, Some(11))];
+        for (n, (kv_heads, key_dim, value_dim, window)) in layers.into_iter().enumerate() {
             let project = |b: &mut Builder, name: &str, heads: usize, dim: usize| {
                 let weight = b.weight(&format!("{name}{n}"), &[heads * dim, 64], DType::F32).unwrap();
                 let y = b.push(Op::Linear { x, weight, bias: None }).unwrap();
@@ -243,7 +241,6 @@ fn attention_program() -> Program {
             let again = Attention { k: None, v: None, window: window.or(Some(3)), sinks: Some(sinks), ..plain };
             let y = b.push(Op::Attention(again)).unwrap();
             b.output(&format!("shared cache {n}"), y);
-            n += 1;
         }
     })
 }
@@ -365,4 +362,34 @@ fn wrong_options_are_errors_that_say_what_is_right() {
     check(r#"{"threads": 0}"#, &["threads", "at least 1"]);
     check(r#"{"isa": "mmx"}"#, &["isa", "mmx", "scalar"]);
     check(r#"{"kv_type": "f8"}"#, &["f8", "f32", "f16"]);
+}
+
+#[test]
+fn memory_is_counted_exactly() {
+    let p = program(|b, x| {
+        let weight = b.weight("norm", &[64], DType::F16).unwrap();
+        let y = b.push(Op::RmsNorm { x, weight: Some(weight), eps: 1e-5 }).unwrap();
+        let z = b.push(Op::Add { a: y, b: y }).unwrap();
+        let z = b.push(Op::Add { a: z, b: z }).unwrap();
+        b.output("y", z);
+    });
+    let sizes = Sizes { max_tokens: 7, max_sequences: 2, block_size: 4, blocks: vec![] };
+    let need = Plugin::load("{}", &p, &weights(&p, 1), &sizes).unwrap().memory();
+    // The norm's weight as f32; the table stays in the file.
+    assert_eq!(need.weights, 4 * 64);
+    // Two values at a time and the token ids, and one factor per token.
+    assert_eq!(need.activations, 4 * 7 * (2 * 64 + 1) + 4 * 7);
+}
+
+#[test]
+fn a_step_without_memory_is_an_error() {
+    let mut b = builder(0);
+    let ty = ValueType::f32(Lead::T, &[1 << 24]);
+    let x = b.input(InputSource::Named { name: "hidden".into(), ty }).unwrap();
+    b.output("hidden", x);
+    let p = b.finish().unwrap();
+    // 2^58 bytes, more than a processor can address.
+    let sizes = Sizes { max_tokens: u32::MAX, max_sequences: 1, block_size: 4, blocks: vec![] };
+    let error = Plugin::load("{}", &p, &weights(&p, 1), &sizes).err().expect("an error");
+    assert!(error.contains("MiB") && error.contains("fewer tokens"), "{error}");
 }

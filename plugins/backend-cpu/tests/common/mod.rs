@@ -146,10 +146,10 @@ impl Plugin {
             .inputs
             .iter()
             .zip(&names)
-            // SAFETY: an f32 is four bytes.
-            .map(|(i, name)| StepExt {
-                name: RStr::from_str(name),
-                data: RSlice::from_slice(unsafe { i.data.align_to::<u8>().1 }),
+            .map(|(i, name)| {
+                // SAFETY: every f32 is four bytes of any value.
+                let bytes = unsafe { i.data.align_to::<u8>().1 };
+                StepExt { name: RStr::from_str(name), data: RSlice::from_slice(bytes) }
             })
             .collect();
         let batch = StepBatch {
