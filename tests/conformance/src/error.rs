@@ -16,6 +16,14 @@ pub enum Error {
     /// The interpreter refuses a case.
     #[error(transparent)]
     Reference(#[from] rocmforge_reference::ReferenceError),
+    /// The plugin ends the process that loads it.
+    #[error("plugin {}: crashes while it is loaded ({end})", .file.display())]
+    Crash {
+        /// The library.
+        file: std::path::PathBuf,
+        /// What became of the process.
+        end: String,
+    },
     /// A fault of the kit.
     #[error("conformance kit: {0}")]
     Kit(String),

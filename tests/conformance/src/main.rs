@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rocmforge_conformance::{Activations, Error, Outcome, Settings, Subject, Summary};
+use rocmforge_loader::probe;
 
 /// Checks a ROCmForge plugin: its library, its architectures, and each operation of its backends.
 ///
@@ -37,7 +38,15 @@ struct Args {
     quiet: bool,
 }
 
+/// The first argument of the process that loads the plugin before this one does.
+const PROBE: &str = "--load-and-exit";
+
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|a| a == PROBE).is_some() {
+        let loaded = probe::child(&args.map(PathBuf::from).collect::<Vec<_>>());
+        return if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     match run(&Args::parse()) {
         Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -51,6 +60,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<Summary, Error> {
     let settings =
         Settings { options: args.options.clone(), models: args.models.clone(), activations: args.activations };
+    if let Ok(own) = std::env::current_exe()
+        && let [(file, end)] = &probe::probe(&own, &[PROBE], std::slice::from_ref(&args.plugin))[..]
+    {
+        return Err(Error::Crash { file: file.clone(), end: end.clone() });
+    }
     let subject = Subject::load(&args.plugin, settings)?;
     let mut cases = subject.cases();
     cases.retain(|c| args.filter.as_ref().is_none_or(|f| c.name.contains(f.as_str())));

@@ -119,3 +119,32 @@ fn a_backend_that_panics_or_computes_nothing_fails() {
     assert_eq!(summary.passed, 0, "{summary}");
     assert!(failures.iter().all(|f| f.contains("a panic in build")), "{failures:#?}");
 }
+
+#[test]
+fn the_program_reports_and_exits_by_what_it_found() {
+    let [reference, panics, ir, crashes] =
+        build_plugins(["fixture-reference", "fixture-panics", "fixture-other-ir", "fixture-crashes"]);
+    let check = |library: &Path, args: &[&str], code: i32, last: &str, error: &str| {
+        let program = env!("CARGO_BIN_EXE_rocmforge-conformance");
+        let output = std::process::Command::new(program).arg(library).args(args).output().expect("the program");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{out}{err}");
+        assert!(out.lines().last().unwrap_or_default().starts_with(last), "expected '{last}' at the end of {out}");
+        assert!(err.contains(error), "expected '{error}' in {err}");
+    };
+    check(&reference, &["--filter", "softcap/"], 0, "2 passed, 0 failed, 0 skipped", "");
+    check(
+        &reference,
+        &["--filter", "softcap/", "--options", "fault = 'a cap 1% too high'"],
+        1,
+        "0 passed, 2 failed",
+        "",
+    );
+    check(&reference, &["--filter", "softcap/", "--list"], 0, "softcap/0.5", "");
+    check(&panics, &["--options", "at = 'nowhere'", "--filter", "softcap/", "--quiet"], 1, "0 passed, 2 failed", "");
+    check(&panics, &[], 2, "", "a panic in create");
+    check(&reference, &["--options", "fault = "], 2, "", "--options: expected TOML");
+    check(&reference, &["--model", "/nowhere.gguf"], 2, "", "/nowhere.gguf");
+    check(&ir, &[], 2, "", "version 2.0.0 of the Program IR");
+    check(&crashes, &[], 2, "", "crashes while it is loaded");
+}
