@@ -21,7 +21,7 @@ use crate::params::{Common, Fields};
 use crate::recorder::RequestContext;
 use crate::sse::{Chunks, frame, respond};
 use crate::state::{AppState, ServedModel};
-use crate::tokens::{Offsets, encode_prompt};
+use crate::tokens::Offsets;
 use crate::wire::{CompletionChoice, CompletionLogprobs, Envelope, finish_reason, now};
 
 const OBJECT: &str = "text_completion";
@@ -63,7 +63,7 @@ impl CompletionRequest {
     fn encode(&self, prompt: &Prompt, tokenizer: &Tokenizer) -> Vec<u32> {
         match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Text(text) if self.add_special_tokens => encode_prompt(tokenizer, text),
+            Prompt::Text(text) if self.add_special_tokens => tokenizer.encode_prompt(text),
             Prompt::Text(text) => tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true }),
         }
     }
