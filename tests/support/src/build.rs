@@ -20,7 +20,7 @@ pub fn build(targets: &[&str]) -> PathBuf {
         .args(targets)
         .arg("--target-dir")
         .arg(folder.parent().expect("a target folder"))
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .current_dir(crate::repository())
         .status()
         .expect("cargo");
     assert!(status.success(), "cargo build {targets:?} failed");
