@@ -32,6 +32,14 @@ pub enum ServerError {
         /// What was given.
         found: String,
     },
+    /// The API keys cannot be used.
+    #[error("API keys, {origin}: {message}")]
+    Keys {
+        /// The file and line, or the environment variable.
+        origin: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
 }
 
 /// Why a request is not answered as asked. Each has a status and an error object as of the OpenAI API.
@@ -131,6 +139,12 @@ pub enum ApiError {
     /// A browser's page of another origin.
     #[error("the Origin `{0}` is not allowed; add it to `cors_origins` under [server]")]
     Origin(String),
+    /// The server has keys, and none was given.
+    #[error("no API key was given; send one as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
+    NoKey,
+    /// The given key is none of the server's.
+    #[error("the API key is not valid")]
+    WrongKey,
     /// Too much to do.
     #[error("{0}")]
     Overloaded(String),
@@ -171,6 +185,7 @@ impl ApiError {
             ApiError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ApiError::Body(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Host(_) | ApiError::Origin(_) => StatusCode::FORBIDDEN,
+            ApiError::NoKey | ApiError::WrongKey => StatusCode::UNAUTHORIZED,
             ApiError::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Loading | ApiError::Draining | ApiError::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -197,6 +212,8 @@ impl ApiError {
             ApiError::Body(_) => "request_timeout",
             ApiError::Host(_) => "host_not_allowed",
             ApiError::Origin(_) => "origin_not_allowed",
+            ApiError::NoKey => "missing_api_key",
+            ApiError::WrongKey => "invalid_api_key",
             ApiError::Overloaded(_) => "queue_full",
             ApiError::Loading => "model_loading",
             ApiError::Draining => "server_draining",
@@ -211,6 +228,7 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
             StatusCode::INTERNAL_SERVER_ERROR => "server_error",
             StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
             _ => "invalid_request_error",
         }
     }
@@ -242,6 +260,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(self.body())).into_response();
         if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);
         response

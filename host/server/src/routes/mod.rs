@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 
 use crate::error::{ApiError, ServerError};
 use crate::http::access::{Access, cors, guard};
+use crate::http::keys::{ApiKeys, authenticate};
 use crate::http::observe::observe;
 use crate::state::AppState;
 
@@ -33,6 +34,11 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/v1/completions", post(completions::create))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route);
+    if let Some(keys) = ApiKeys::of(&state.settings)? {
+        tracing::info!(keys = keys.len(), "requests need an API key");
+        router = router.layer(from_fn_with_state(Arc::new(keys), authenticate));
+    }
+    // Around the keys, because browsers ask without one whether they may send it.
     if let Some(cors) = cors(&state.settings)? {
         router = router.layer(cors);
     }
