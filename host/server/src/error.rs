@@ -99,6 +99,12 @@ pub enum ApiError {
         /// Names that exist.
         known: String,
     },
+    /// No request of this id.
+    #[error("no request has the id `{0}`; ids of requests that ended long ago are forgotten")]
+    RequestNotFound(String),
+    /// Another request has asked to end this one.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// No such route.
     #[error("unknown URL: {method} {path}")]
     NoRoute {
@@ -178,7 +184,11 @@ impl ApiError {
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } => StatusCode::NOT_FOUND,
+            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } | ApiError::RequestNotFound(_) => {
+                StatusCode::NOT_FOUND
+            }
+            // Clients try again what ends with a registered status that would fit.
+            ApiError::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -204,6 +214,8 @@ impl ApiError {
             ApiError::Template(_) => "chat_template_error",
             ApiError::ContextLength { .. } => "context_length_exceeded",
             ApiError::ModelNotFound { .. } => "model_not_found",
+            ApiError::RequestNotFound(_) => "request_not_found",
+            ApiError::Cancelled => "request_cancelled",
             ApiError::NoRoute { .. } => "unknown_url",
             ApiError::Method { .. } => "method_not_allowed",
             ApiError::ContentType(_) => "unsupported_content_type",
