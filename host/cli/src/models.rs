@@ -119,6 +119,12 @@ pub struct Running {
     pub template: Arc<ChatTemplate>,
     /// Its engine.
     pub engine: EngineHandle,
+    /// Most sequences that run at once.
+    pub max_sequences: usize,
+    /// Tokens per block of its KV cache.
+    pub block_size: usize,
+    /// Source of the chat template, where it has one.
+    pub template_source: Option<String>,
 }
 
 /// Loads a model and starts its engine for so many sequences at once.
@@ -137,7 +143,7 @@ pub fn start(
     if tokenizer.vocab_size() > vocab {
         bail!("model '{name}': the vocabulary has {} tokens, the output {vocab}", tokenizer.vocab_size());
     }
-    let template = template(&tokenizer, entry)?;
+    let (template, template_source) = template(&tokenizer, entry)?;
     let made_for = model.executable.program().info.context_length;
     let context = model.context_length.min(made_for);
     if context < model.context_length {
@@ -153,14 +159,19 @@ pub fn start(
         prefix_caching: config.scheduler.prefix_cache,
         ..EngineConfig::default()
     };
-    let tokenizer = Arc::new(tokenizer);
+    let (name, tokenizer, template) = (name.to_owned(), Arc::new(tokenizer), Arc::new(template));
+    let limits = model.executable.limits();
+    let (max_sequences, block_size) = (limits.max_sequences.min(limits.max_tokens), limits.block_size);
     let engine = EngineHandle::start(model.executable, tokenizer.clone(), &engine_config)?;
-    Ok(Running { name: name.to_owned(), tokenizer, template: Arc::new(template), engine })
+    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source })
 }
 
-fn template(tokenizer: &Tokenizer, entry: &ModelEntry) -> Result<ChatTemplate> {
-    let Some(file) = &entry.chat_template else { return Ok(tokenizer.compile_chat_template()?) };
+/// The template, and its source where it is not the built-in one.
+fn template(tokenizer: &Tokenizer, entry: &ModelEntry) -> Result<(ChatTemplate, Option<String>)> {
+    let Some(file) = &entry.chat_template else {
+        return Ok((tokenizer.compile_chat_template()?, tokenizer.chat_template().map(str::to_owned)));
+    };
     let source = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let text = |token: Option<u32>| token.map(|id| tokenizer.token_text(id).to_owned());
-    Ok(ChatTemplate::new(&source, text(tokenizer.bos()), text(tokenizer.eos()))?)
+    Ok((ChatTemplate::new(&source, text(tokenizer.bos()), text(tokenizer.eos()))?, Some(source)))
 }

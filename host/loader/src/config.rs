@@ -136,6 +136,9 @@ pub struct ServerSettings {
     pub allowed_hosts: Vec<String>,
     /// Origins that browsers may call from; empty: none but the server's own.
     pub cors_origins: Vec<String>,
+    /// File of the API keys that requests must have one of, relative to `plugins.toml`; absent: only those of the
+    /// environment variable `ROCMFORGE_API_KEYS`, and without that none is needed.
+    pub api_keys_file: Option<PathBuf>,
     /// Largest request body, MiB.
     pub max_body_mib: NonZeroUsize,
     /// Seconds that running requests get to finish after a signal to stop.
@@ -151,6 +154,7 @@ impl Default for ServerSettings {
             port: 8080,
             allowed_hosts: vec![],
             cors_origins: vec![],
+            api_keys_file: None,
             max_body_mib: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
             shutdown_seconds: 30,
             default_max_tokens: None,
@@ -216,6 +220,7 @@ impl Config {
             resolve(&mut model.path);
             model.chat_template.iter_mut().for_each(resolve);
         }
+        config.server.api_keys_file.iter_mut().for_each(resolve);
         config.file = Some(file.to_owned());
         Ok(config)
     }

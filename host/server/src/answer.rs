@@ -1,10 +1,12 @@
+use std::time::Duration;
+
 use rocmforge_engine::{Event, GenerateRequest, Logprobs, TokenEvent};
 
 use crate::error::ApiError;
 use crate::generation::Generation;
 use crate::params::common::StreamOptions;
 use crate::state::{AppState, ServedModel};
-use crate::wire::{Usage, finish_reason};
+use crate::wire::{Timings, Usage, finish_reason};
 
 /// Most tokens for a request that asks for `wanted`.
 ///
@@ -81,13 +83,19 @@ pub(crate) struct UsageCount {
     n: usize,
     completion: Vec<usize>,
     cached: usize,
+    /// Answers that are over.
+    ended: usize,
+    /// The longest of all answers.
+    prefill: Duration,
+    decode: Duration,
 }
 
 impl UsageCount {
     /// For requests of which `n` in a row have the same prompt.
     pub(crate) fn new(requests: &[GenerateRequest], n: usize) -> UsageCount {
         let prompt = requests.iter().step_by(n.max(1)).map(|r| r.prompt.len()).sum();
-        UsageCount { prompt, n, completion: vec![0; requests.len()], cached: 0 }
+        let (prefill, decode) = Default::default();
+        UsageCount { prompt, n, completion: vec![0; requests.len()], cached: 0, ended: 0, prefill, decode }
     }
 
     pub(crate) fn prompt_tokens(&self) -> usize {
@@ -104,6 +112,9 @@ impl UsageCount {
             Event::Finished(finish) => {
                 // Includes the token that ended the answer, for which there is no event.
                 self.completion[sequence] = finish.usage.completion_tokens;
+                self.ended += 1;
+                self.prefill = self.prefill.max(finish.timings.prefill);
+                self.decode = self.decode.max(finish.timings.decode);
                 // The other answers to a prompt share what the first has computed.
                 if sequence.is_multiple_of(self.n) {
                     self.cached += finish.usage.cached_tokens;
@@ -115,6 +126,16 @@ impl UsageCount {
 
     pub(crate) fn total(&self) -> Usage {
         Usage::new(self.prompt, self.completion.iter().sum(), self.cached)
+    }
+
+    pub(crate) fn timings(&self) -> Timings {
+        Timings::new(self.total(), self.prefill, self.decode)
+    }
+
+    /// The member `timings` of a chunk: in the last one only. `finish`: a choice of the chunk is over.
+    pub(crate) fn timings_of_chunk(&self, options: StreamOptions, empty: bool, finish: bool) -> Option<Timings> {
+        let last = if options.include_usage { empty } else { finish && self.ended == self.completion.len() };
+        last.then(|| self.timings())
     }
 
     /// The member `usage` of a chunk: absent, null, or a value.

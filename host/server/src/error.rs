@@ -32,6 +32,14 @@ pub enum ServerError {
         /// What was given.
         found: String,
     },
+    /// The API keys cannot be used.
+    #[error("API keys, {origin}: {message}")]
+    Keys {
+        /// The file and line, or the environment variable.
+        origin: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
 }
 
 /// Why a request is not answered as asked. Each has a status and an error object as of the OpenAI API.
@@ -91,6 +99,12 @@ pub enum ApiError {
         /// Names that exist.
         known: String,
     },
+    /// No request of this id.
+    #[error("no request has the id `{0}`; ids of requests that ended long ago are forgotten")]
+    RequestNotFound(String),
+    /// Another request has asked to end this one.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// No such route.
     #[error("unknown URL: {method} {path}")]
     NoRoute {
@@ -131,6 +145,12 @@ pub enum ApiError {
     /// A browser's page of another origin.
     #[error("the Origin `{0}` is not allowed; add it to `cors_origins` under [server]")]
     Origin(String),
+    /// The server has keys, and none was given.
+    #[error("no API key was given; send one as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
+    NoKey,
+    /// The given key is none of the server's.
+    #[error("the API key is not valid")]
+    WrongKey,
     /// Too much to do.
     #[error("{0}")]
     Overloaded(String),
@@ -164,13 +184,18 @@ impl ApiError {
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } => StatusCode::NOT_FOUND,
+            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } | ApiError::RequestNotFound(_) => {
+                StatusCode::NOT_FOUND
+            }
+            // Clients try again what ends with a registered status that would fit.
+            ApiError::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ApiError::Body(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Host(_) | ApiError::Origin(_) => StatusCode::FORBIDDEN,
+            ApiError::NoKey | ApiError::WrongKey => StatusCode::UNAUTHORIZED,
             ApiError::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Loading | ApiError::Draining | ApiError::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -189,6 +214,8 @@ impl ApiError {
             ApiError::Template(_) => "chat_template_error",
             ApiError::ContextLength { .. } => "context_length_exceeded",
             ApiError::ModelNotFound { .. } => "model_not_found",
+            ApiError::RequestNotFound(_) => "request_not_found",
+            ApiError::Cancelled => "request_cancelled",
             ApiError::NoRoute { .. } => "unknown_url",
             ApiError::Method { .. } => "method_not_allowed",
             ApiError::ContentType(_) => "unsupported_content_type",
@@ -197,6 +224,8 @@ impl ApiError {
             ApiError::Body(_) => "request_timeout",
             ApiError::Host(_) => "host_not_allowed",
             ApiError::Origin(_) => "origin_not_allowed",
+            ApiError::NoKey => "missing_api_key",
+            ApiError::WrongKey => "invalid_api_key",
             ApiError::Overloaded(_) => "queue_full",
             ApiError::Loading => "model_loading",
             ApiError::Draining => "server_draining",
@@ -211,6 +240,7 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
             StatusCode::INTERNAL_SERVER_ERROR => "server_error",
             StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
             _ => "invalid_request_error",
         }
     }
@@ -242,6 +272,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(self.body())).into_response();
         if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);
         response

@@ -6,6 +6,7 @@ use rocmforge_engine::{EngineError, Event, FinishReason, GenerateRequest, Reques
 
 use crate::error::ApiError;
 use crate::recorder::{Recorder, RequestContext};
+use crate::requests::Tracked;
 use crate::state::{AppState, ServedModel};
 
 /// An event, and which of the request's sequences it belongs to.
@@ -47,7 +48,9 @@ impl Generation {
             // The sender lives as long as the server.
             let _ = cancelled.wait_for(|c| *c).await;
         });
-        let recorder = Recorder::start(state.clone(), &model.id, context, sequences, prompt_tokens);
+        let ids = streams.iter().flatten().map(RequestStream::id).collect();
+        let tracked = Tracked::new(&model.id, &context, model.engine.clone(), ids);
+        let recorder = Recorder::start(state.clone(), tracked, context, sequences, prompt_tokens);
         Ok(Generation { streams, turn: 0, cancelled, recorder })
     }
 
@@ -88,7 +91,8 @@ impl Generation {
             }
             Event::Finished(ref finish) if finish.reason == FinishReason::Cancelled => {
                 self.streams.clear();
-                return Err(ApiError::Draining);
+                let asked = self.recorder.tracked().is_cancelled();
+                return Err(if asked { ApiError::Cancelled } else { ApiError::Draining });
             }
             Event::Finished(_) => {
                 self.streams[at] = None;

@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod params;
 mod recorder;
+mod requests;
 mod routes;
 mod serve;
 mod sse;

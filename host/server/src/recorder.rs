@@ -2,10 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use rocmforge_engine::{Event, Finish};
+use rocmforge_engine::{Event, Finish, FinishReason};
 
-use crate::metrics::ModelLabel;
+use crate::metrics::Series;
+use crate::requests::{Status, Tracked};
 use crate::state::AppState;
+use crate::wire::finish_reason;
 
 /// What a request turned out to be, for its line in the log.
 #[derive(Debug, Default)]
@@ -22,19 +24,13 @@ pub(crate) struct RequestContext {
     pub(crate) tokens: Arc<Tokens>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Open,
-    Completed,
-    Failed,
-}
-
 /// Measures one request in the engine. One that is dropped before its end counts as cancelled.
 pub(crate) struct Recorder {
     state: Arc<AppState>,
-    label: ModelLabel,
+    series: Series,
     context: RequestContext,
-    outcome: Outcome,
+    tracked: Arc<Tracked>,
+    outcome: Status,
     /// When each sequence got its latest token.
     latest: Vec<Option<Instant>>,
     /// How many tokens of each sequence have been counted.
@@ -45,40 +41,47 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn start(
         state: Arc<AppState>,
-        model: &str,
+        tracked: Tracked,
         context: RequestContext,
         sequences: usize,
         prompt_tokens: usize,
     ) -> Recorder {
-        let label = ModelLabel { model: model.into() };
-        state.metrics.started.get_or_create(&label).inc();
-        state.metrics.prompt_tokens.get_or_create(&label).inc_by(prompt_tokens as u64);
+        let series = state.metrics.series(&tracked.model);
+        series.started.inc();
+        series.prompt_tokens.add(prompt_tokens);
         context.tokens.prompt.store(prompt_tokens, Ordering::Relaxed);
         let (latest, counted) = (vec![None; sequences], vec![0; sequences]);
-        Recorder { state, label, context, outcome: Outcome::Open, latest, counted, waits_for_first: true }
+        let tracked = state.requests.add(tracked);
+        let outcome = Status::Cancelled;
+        Recorder { state, series, context, tracked, outcome, latest, counted, waits_for_first: true }
     }
 
     pub(crate) fn event(&mut self, sequence: usize, event: &Event) {
-        let metrics = &self.state.metrics;
+        let series = &self.series;
         match event {
             Event::Prompt(_) | Event::Error(_) => {}
             Event::Token(_) => {
                 let now = Instant::now();
                 if std::mem::take(&mut self.waits_for_first) {
-                    let wait = now.saturating_duration_since(self.context.arrived);
-                    metrics.first_token.get_or_create(&self.label).observe(wait.as_secs_f64());
+                    series.first_token.observe(now.saturating_duration_since(self.context.arrived));
+                    self.tracked.runs();
                 }
                 if let Some(previous) = self.latest[sequence].replace(now) {
-                    let gap = now.saturating_duration_since(previous);
-                    metrics.inter_token.get_or_create(&self.label).observe(gap.as_secs_f64());
+                    series.inter_token.observe(now.saturating_duration_since(previous));
                 }
                 self.count(sequence, self.counted[sequence] + 1);
             }
-            Event::Finished(Finish { usage, timings, .. }) => {
-                metrics.cached_tokens.get_or_create(&self.label).inc_by(usage.cached_tokens as u64);
-                metrics.queue.get_or_create(&self.label).observe(timings.queue.as_secs_f64());
-                metrics.prefill.get_or_create(&self.label).observe(timings.prefill.as_secs_f64());
-                metrics.decode.get_or_create(&self.label).observe(timings.decode.as_secs_f64());
+            Event::Finished(Finish { usage, timings, reason, .. }) => {
+                series.queried_tokens.inc_by(usage.prompt_tokens as u64);
+                series.cached_tokens.add(usage.cached_tokens);
+                series.queue.observe(timings.queue);
+                series.prefill.observe(timings.prefill);
+                series.decode.observe(timings.decode);
+                series.prompt_length.observe(usage.prompt_tokens as f64);
+                series.answer_length.observe(usage.completion_tokens as f64);
+                if *reason != FinishReason::Cancelled {
+                    self.tracked.ends_with(finish_reason(reason));
+                }
                 // There is no event for a token that ends the answer.
                 self.count(sequence, usage.completion_tokens);
             }
@@ -88,7 +91,7 @@ impl Recorder {
     /// Notes that a sequence has so many tokens.
     fn count(&mut self, sequence: usize, tokens: usize) {
         let new = tokens.saturating_sub(std::mem::replace(&mut self.counted[sequence], tokens));
-        self.state.metrics.generated_tokens.get_or_create(&self.label).inc_by(new as u64);
+        self.series.generated_tokens.add(new);
         self.context.tokens.completion.fetch_add(new, Ordering::Relaxed);
     }
 
@@ -97,25 +100,28 @@ impl Recorder {
         &self.context.id
     }
 
+    pub(crate) fn tracked(&self) -> &Tracked {
+        &self.tracked
+    }
+
     pub(crate) fn completed(&mut self) {
-        self.outcome = Outcome::Completed;
+        self.outcome = Status::Completed;
     }
 
     pub(crate) fn failed(&mut self) {
-        self.outcome = Outcome::Failed;
+        self.outcome = Status::Failed;
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let metrics = &self.state.metrics;
         let counter = match self.outcome {
-            Outcome::Open => &metrics.cancelled,
-            Outcome::Completed => &metrics.completed,
-            Outcome::Failed => &metrics.failed,
+            Status::Completed => &self.series.completed,
+            Status::Failed => &self.series.failed,
+            Status::Waiting | Status::Running | Status::Cancelled => &self.series.cancelled,
         };
-        counter.get_or_create(&self.label).inc();
-        let total = self.context.arrived.elapsed().as_secs_f64();
-        metrics.total.get_or_create(&self.label).observe(total);
+        counter.inc();
+        self.series.total.observe(self.context.arrived.elapsed());
+        self.state.requests.end(&self.tracked, self.outcome);
     }
 }

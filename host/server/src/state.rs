@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::requests::Requests;
 use crate::workers::Workers;
 
 /// A model that requests can name.
@@ -24,6 +25,12 @@ pub struct ServedModel {
     pub engine: EngineHandle,
     /// Longest prompt and answer together, in tokens.
     pub context_length: usize,
+    /// Most sequences that run at once.
+    pub max_sequences: usize,
+    /// Tokens per block of its KV cache.
+    pub block_size: usize,
+    /// Source of `template`, for those who ask; `None` where the model has none of its own.
+    pub template_source: Option<String>,
 }
 
 /// Whether requests are served.
@@ -64,6 +71,7 @@ pub struct AppState {
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Metrics,
     pub(crate) workers: Workers,
+    pub(crate) requests: Requests,
     readiness: watch::Sender<Readiness>,
     /// Requests between their headers and the end of their answers.
     pub(crate) in_flight: watch::Sender<usize>,
@@ -80,6 +88,7 @@ impl AppState {
             metrics: Metrics::new(models.clone()),
             models,
             workers: Workers::new(),
+            requests: Requests::default(),
             readiness: watch::Sender::new(Readiness::Loading),
             in_flight: watch::Sender::new(0),
             cancelled: watch::Sender::new(false),
@@ -88,7 +97,8 @@ impl AppState {
 
     /// Adds a model, in place of one of the same name.
     pub fn add_model(&self, model: ServedModel) {
-        self.metrics.add_model(&model.id);
+        // Its series start at 0.
+        drop(self.metrics.series(&model.id));
         let mut models = self.models.0.write().unwrap_or_else(PoisonError::into_inner);
         models.insert(model.id.clone(), Arc::new(model));
     }

@@ -1,6 +1,7 @@
 //! Shapes of the answers of the OpenAI API.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rocmforge_engine::{FinishReason, Logprobs};
 use rocmforge_tokenizer::Tokenizer;
@@ -22,6 +23,8 @@ pub(crate) struct Envelope<'a, C> {
     /// Chunks of a stream with usage have it as `null` until the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<Option<Usage>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timings: Option<Timings>,
 }
 
 /// Numbers of tokens.
@@ -45,6 +48,41 @@ impl Usage {
             completion_tokens: completion,
             total_tokens: prompt + completion,
             prompt_tokens_details: PromptDetails { cached_tokens: cached },
+        }
+    }
+}
+
+/// How long an answer took, in llama-server's terms: `prompt_n` counts the tokens that were not found in the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Timings {
+    pub(crate) cache_n: usize,
+    pub(crate) prompt_n: usize,
+    pub(crate) prompt_ms: f64,
+    pub(crate) prompt_per_token_ms: f64,
+    pub(crate) prompt_per_second: f64,
+    pub(crate) predicted_n: usize,
+    pub(crate) predicted_ms: f64,
+    pub(crate) predicted_per_token_ms: f64,
+    pub(crate) predicted_per_second: f64,
+}
+
+impl Timings {
+    pub(crate) fn new(usage: Usage, prefill: Duration, decode: Duration) -> Timings {
+        let cache_n = usage.prompt_tokens_details.cached_tokens;
+        let (prompt_n, predicted_n) = (usage.prompt_tokens.saturating_sub(cache_n), usage.completion_tokens);
+        // JSON has no infinity.
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        let (prompt_ms, predicted_ms) = (prefill.as_secs_f64() * 1e3, decode.as_secs_f64() * 1e3);
+        Timings {
+            cache_n,
+            prompt_n,
+            prompt_ms,
+            prompt_per_token_ms: ratio(prompt_ms, prompt_n as f64),
+            prompt_per_second: ratio(1e3 * prompt_n as f64, prompt_ms),
+            predicted_n,
+            predicted_ms,
+            predicted_per_token_ms: ratio(predicted_ms, predicted_n as f64),
+            predicted_per_second: ratio(1e3 * predicted_n as f64, predicted_ms),
         }
     }
 }
@@ -169,4 +207,28 @@ impl CompletionLogprobs {
 pub(crate) fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timings_are_numbers_even_where_nothing_took_time() {
+        let check = |usage: Usage, prefill: u64, decode: u64, expected: [f64; 6]| {
+            let t = Timings::new(usage, Duration::from_millis(prefill), Duration::from_millis(decode));
+            let found = [
+                t.prompt_n as f64,
+                t.prompt_per_token_ms,
+                t.prompt_per_second,
+                t.predicted_n as f64,
+                t.predicted_per_token_ms,
+                t.predicted_per_second,
+            ];
+            assert_eq!(found, expected, "{usage:?}");
+        };
+        check(Usage::new(10, 5, 2), 16, 20, [8.0, 2.0, 500.0, 5.0, 4.0, 250.0]);
+        check(Usage::new(10, 0, 10), 0, 0, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        check(Usage::new(4, 1, 0), 8, 0, [4.0, 2.0, 500.0, 1.0, 0.0, 0.0]);
+    }
 }

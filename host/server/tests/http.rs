@@ -169,3 +169,52 @@ async fn an_address_that_cannot_be_had_is_named() {
     check("127.0.0.1", server.port).await;
     check("no such host", 0).await;
 }
+
+#[tokio::test]
+async fn keys_guard_every_route_but_health_and_readiness() {
+    let file = std::env::temp_dir().join(format!("rocmforge-keys-{}", std::process::id()));
+    // The digest of "abc".
+    let hashed = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    std::fs::write(&file, format!("# keys\nplain:first\n{hashed}\n")).unwrap();
+    let cors_origins = own(&["https://app.example"]);
+    let settings = ServerSettings { api_keys_file: Some(file.clone()), cors_origins, ..Default::default() };
+    let server = Server::start(settings, DRAIN).await;
+    let check = async |line: &str, headers: &str, status: u16, code: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
+        let answer = server.raw(request.as_bytes()).await;
+        let found = serde_json::from_str::<Value>(&answer.body).unwrap_or_default()["error"]["code"].clone();
+        assert_eq!((answer.status, found.as_str().unwrap_or("")), (status, code), "{line} {headers}");
+        assert_eq!(answer.headers.get("www-authenticate").map(String::as_str), (status == 401).then_some("Bearer"));
+        answer
+    };
+    check("GET /health", "", 200, "").await;
+    check("GET /ready", "", 503, "model_loading").await;
+    let chat = format!("POST {CHAT}");
+    for line in ["GET /", "GET /metrics", "GET /v1/models", "GET /v1/models/x", "GET /nowhere", "PUT /v1/models", &chat]
+    {
+        check(line, "", 401, "missing_api_key").await;
+        check(line, "Authorization: Bearer wrong\r\n", 401, "invalid_api_key").await;
+        check(line, "x-api-key: plain:first\r\n", 401, "invalid_api_key").await;
+    }
+    check("GET /v1/models", "Authorization: Bearer first\r\n", 200, "").await;
+    check("GET /v1/models", "x-api-key: abc\r\n", 200, "").await;
+    check("GET /nowhere", "x-api-key: abc\r\n", 404, "unknown_url").await;
+    let origin = "Origin: https://app.example\r\n";
+    let ask = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
+    check(&format!("OPTIONS {CHAT}"), &format!("{origin}{ask}"), 200, "").await;
+    let refused = check("GET /v1/models", origin, 401, "missing_api_key").await;
+    assert_eq!(refused.headers["access-control-allow-origin"], "https://app.example");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_keys_that_cannot_be_used_leaves_nothing_open() {
+    let check = async |api_keys_file: &str, part: &str| {
+        let settings = ServerSettings { api_keys_file: Some(api_keys_file.into()), ..Default::default() };
+        let server = Server::start(settings, DRAIN).await;
+        let error = server.stopped().await.expect_err(api_keys_file).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    check("/no/such/file", "/no/such/file").await;
+    check(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "Cargo.toml:1").await;
+}

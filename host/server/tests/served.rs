@@ -265,6 +265,66 @@ async fn metrics_count_what_has_happened() {
     check(&format!("rocmforge_active_requests{{{model}}} 0"));
     check(&format!("rocmforge_kv_blocks_used{{{model},group=\"0\"}} 0"));
     check(&format!("rocmforge_kv_blocks_total{{{model},group=\"0\"}} 256"));
+
+    let answers = 3 * (tokens(TEXT) + 1);
+    let prompts = 2 * (tokens("user: Hi\n") + 1);
+    let series =
+        |name: &str, more: &str, value: &str| check(&format!("vllm:{name}{{model_name=\"org/parrot\"{more}}} {value}"));
+    for gauge in ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"] {
+        series(gauge, "", "0.0");
+    }
+    series("prompt_tokens_total", "", &prompts.to_string());
+    series("generation_tokens_total", "", &answers.to_string());
+    series("num_preemptions_total", "", "0");
+    series("request_success_total", ",finished_reason=\"stop\"", "3");
+    for reason in ["length", "abort", "error"] {
+        series("request_success_total", &format!(",finished_reason=\"{reason}\""), "0");
+    }
+    series("cache_config_info", ",block_size=\"4\",num_gpu_blocks=\"256\"", "1");
+    // Every answer looks for its prompt.
+    series("prefix_cache_queries_total", "", &(3 * prompts / 2).to_string());
+    assert!(text.contains("\nvllm:prefix_cache_hits_total{model_name=\"org/parrot\"} "), "{text}");
+    let lora = "max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 1";
+    assert!(text.contains(&format!("\nvllm:lora_requests_info{{model_name=\"org/parrot\",{lora}")), "{text}");
+    for (histogram, count) in [
+        ("time_to_first_token_seconds", 2),
+        ("inter_token_latency_seconds", 3 * (tokens(TEXT) - 1)),
+        ("e2e_request_latency_seconds", 2),
+        ("request_queue_time_seconds", 3),
+        ("request_prefill_time_seconds", 3),
+        ("request_decode_time_seconds", 3),
+        ("request_prompt_tokens", 3),
+        ("request_generation_tokens", 3),
+    ] {
+        series(&format!("{histogram}_count"), "", &count.to_string());
+        check(&format!("# TYPE vllm:{histogram} histogram"));
+    }
+    series("request_generation_tokens_sum", "", &format!("{answers}.0"));
+}
+
+#[tokio::test]
+async fn answers_say_how_long_they_took() {
+    let server = Server::with_model(model(TEXT)).await;
+    let check = |body: &Value| {
+        let (timings, usage) = (&body["timings"], &body["usage"]);
+        assert_eq!(timings["predicted_n"], tokens(TEXT) + 1, "{body}");
+        let seen = timings["prompt_n"].as_u64().unwrap() + timings["cache_n"].as_u64().unwrap();
+        assert_eq!(seen as usize, tokens("user: Hi\n") + 1, "{body}");
+        assert!(usage.is_null() || usage["prompt_tokens_details"]["cached_tokens"] == timings["cache_n"], "{body}");
+        for name in ["prompt_ms", "prompt_per_second", "predicted_ms", "predicted_per_second", "predicted_per_token_ms"]
+        {
+            assert!(timings[name].as_f64().unwrap() > 0.0, "{name}: {body}");
+        }
+    };
+    check(&server.post(CHAT, chat(json!({}))).await.json());
+    for options in [json!({"include_usage": true}), json!({})] {
+        let events = server.post(CHAT, chat(json!({"stream": true, "stream_options": options}))).await.events();
+        let (last, before) = events.split_last().unwrap();
+        check(last);
+        assert!(before.iter().all(|e| e.get("timings").is_none()));
+    }
+    let members = json!({"prompt": "user: Hi\n", "stream": true});
+    check(server.post(COMPLETIONS, completion(members)).await.events().last().unwrap());
 }
 
 /// Reads until a text has come.

@@ -100,6 +100,9 @@ fn load(
             template: running.template,
             context_length: running.engine.context_length(),
             engine: running.engine,
+            max_sequences: running.max_sequences,
+            block_size: running.block_size,
+            template_source: running.template_source,
         });
     }
     state.set_ready();

@@ -2,4 +2,5 @@
 
 pub(crate) mod access;
 pub(crate) mod body;
+pub(crate) mod keys;
 pub(crate) mod observe;

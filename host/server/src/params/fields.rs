@@ -35,6 +35,11 @@ impl Fields {
         format!("{}{key}", self.path)
     }
 
+    /// Whether a member is there, and not null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.members.get(key).is_some_and(|v| !v.is_null())
+    }
+
     /// Takes a member out.
     pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
         self.members.remove(key).filter(|v| !v.is_null())

@@ -29,8 +29,8 @@ const CHUNK: &str = "chat.completion.chunk";
 
 /// A checked request.
 #[derive(Clone, Debug, PartialEq)]
-struct ChatRequest {
-    common: Common,
+pub(super) struct ChatRequest {
+    pub(super) common: Common,
     /// In the form that templates expect.
     messages: Value,
     add_generation_prompt: bool,
@@ -38,7 +38,11 @@ struct ChatRequest {
 
 impl ChatRequest {
     fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
-        let mut fields = Fields::parse(body)?;
+        ChatRequest::take(Fields::parse(body)?)
+    }
+
+    /// From the members of a body, none of which may be left.
+    pub(super) fn take(mut fields: Fields) -> Result<ChatRequest, ApiError> {
         let mut common = Common::take(&mut fields)?;
         // The newer name has precedence.
         let older = max_tokens(&mut fields, "max_tokens", 1)?;
@@ -55,10 +59,11 @@ impl ChatRequest {
         Ok(ChatRequest { common, messages, add_generation_prompt })
     }
 
-    fn prompt(&self, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
+    /// The conversation as the model's template writes it.
+    pub(super) fn render(&self, model: &ServedModel) -> Result<String, ApiError> {
         let add_generation_prompt = self.add_generation_prompt;
         let context = RenderContext { add_generation_prompt, ..RenderContext::default() };
-        Ok(model.tokenizer.encode_prompt(&model.template.render(&self.messages, &context)?))
+        Ok(model.template.render(&self.messages, &context)?)
     }
 }
 
@@ -66,7 +71,7 @@ impl ChatRequest {
 fn prepare(state: &AppState, body: &[u8]) -> Result<(Arc<ServedModel>, Common, Vec<GenerateRequest>), ApiError> {
     let request = ChatRequest::parse(body)?;
     let model = state.model(request.common.model.as_deref())?;
-    let prompt = request.prompt(&model)?;
+    let prompt = model.tokenizer.encode_prompt(&request.render(&model)?);
     let common = request.common;
     let max_tokens = token_limit(state, &model, "messages", prompt.len(), common.stop.max_tokens)?;
     let one = |sample| {
@@ -96,8 +101,8 @@ pub(super) async fn create(
     }
     let (answers, usage) = collect(generation, usage).await?;
     let choices = answers.into_iter().enumerate().map(|(i, a)| choice(i, a, &common, &model)).collect();
-    let usage = Some(Some(usage.total()));
-    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage };
+    let (usage, timings) = (Some(Some(usage.total())), Some(usage.timings()));
+    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage, timings };
     Ok(Json(answer).into_response())
 }
 
@@ -122,8 +127,11 @@ struct ChatChunks {
 
 impl ChatChunks {
     fn chunk(&self, choices: Vec<ChunkChoice>) -> Bytes {
+        let finish = choices.iter().any(|c| c.finish_reason.is_some());
+        let timings = self.usage.timings_of_chunk(self.options, choices.is_empty(), finish);
         let usage = self.usage.of_chunk(self.options, choices.is_empty());
-        frame(&Envelope { id: &self.id, object: CHUNK, created: self.created, model: &self.model.id, choices, usage })
+        let (id, created, model) = (&self.id, self.created, &self.model.id);
+        frame(&Envelope { id, object: CHUNK, created, model, choices, usage, timings })
     }
 
     fn content(&self, index: usize, text: String, logprobs: Option<ChatLogprobs>) -> Bytes {

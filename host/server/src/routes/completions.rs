@@ -30,15 +30,15 @@ const MAX_ANSWERS: usize = 1024;
 
 /// A checked request.
 #[derive(Clone, Debug, PartialEq)]
-struct CompletionRequest {
-    common: Common,
-    prompts: Vec<Prompt>,
-    echo: bool,
+pub(super) struct CompletionRequest {
+    pub(super) common: Common,
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) echo: bool,
     add_special_tokens: bool,
 }
 
 impl CompletionRequest {
-    fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
+    pub(super) fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
         let mut fields = Fields::parse(body)?;
         let mut common = Common::take(&mut fields)?;
         common.stop.max_tokens = max_tokens(&mut fields, "max_tokens", 0)?;
@@ -76,17 +76,16 @@ struct Echo {
     tokens: Vec<u32>,
 }
 
-struct Job {
-    model: Arc<ServedModel>,
-    common: Common,
-    requests: Vec<GenerateRequest>,
+pub(super) struct Job {
+    pub(super) model: Arc<ServedModel>,
+    pub(super) common: Common,
+    pub(super) requests: Vec<GenerateRequest>,
     /// Per prompt, if asked for.
     echoes: Vec<Arc<Echo>>,
 }
 
-/// Everything that takes long: parsing and tokenizing.
-fn prepare(state: &AppState, body: &[u8]) -> Result<Job, ApiError> {
-    let request = CompletionRequest::parse(body)?;
+/// Tokenizes, which takes long.
+pub(super) fn prepare(state: &AppState, request: CompletionRequest) -> Result<Job, ApiError> {
     let model = state.model(request.common.model.as_deref())?;
     let common = request.common.clone();
     let (mut requests, mut echoes) = (Vec::new(), Vec::new());
@@ -120,7 +119,8 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
     let job = state.clone();
-    let Job { model, common, requests, echoes } = state.workers.run(move || prepare(&job, &body)).await?;
+    let Job { model, common, requests, echoes } =
+        state.workers.run(move || prepare(&job, CompletionRequest::parse(&body)?)).await?;
     let usage = UsageCount::new(&requests, common.n);
     let scored = common.sampling.logprobs.is_some();
     let pieces: Vec<Pieces> =
@@ -134,8 +134,8 @@ pub(super) async fn create(
     let (answers, usage) = collect(generation, usage).await?;
     let choices = answers.into_iter().zip(pieces).enumerate();
     let choices = choices.map(|(index, (answer, pieces))| choice(index, answer, pieces)).collect();
-    let usage = Some(Some(usage.total()));
-    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage };
+    let (usage, timings) = (Some(Some(usage.total())), Some(usage.timings()));
+    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage, timings };
     Ok(Json(answer).into_response())
 }
 
@@ -201,8 +201,11 @@ struct CompletionChunks {
 
 impl CompletionChunks {
     fn chunk(&self, choices: Vec<CompletionChoice>) -> Bytes {
+        let finish = choices.iter().any(|c| c.finish_reason.is_some());
+        let timings = self.usage.timings_of_chunk(self.options, choices.is_empty(), finish);
         let usage = self.usage.of_chunk(self.options, choices.is_empty());
-        frame(&Envelope { id: &self.id, object: OBJECT, created: self.created, model: &self.model.id, choices, usage })
+        let (id, created, model) = (&self.id, self.created, &self.model.id);
+        frame(&Envelope { id, object: OBJECT, created, model, choices, usage, timings })
     }
 
     fn text(&self, index: usize, text: String, logprobs: Option<CompletionLogprobs>) -> Bytes {

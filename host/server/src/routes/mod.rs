@@ -2,8 +2,10 @@
 
 mod chat;
 mod completions;
+mod generate;
 mod models;
 mod operations;
+mod tokenizer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use axum::routing::{get, post};
 
 use crate::error::{ApiError, ServerError};
 use crate::http::access::{Access, cors, guard};
+use crate::http::keys::{ApiKeys, authenticate};
 use crate::http::observe::observe;
 use crate::state::AppState;
 
@@ -27,12 +30,28 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/health", get(operations::health))
         .route("/ready", get(operations::ready))
         .route("/metrics", get(operations::metrics))
+        .route("/models", get(models::list))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/generate", post(generate::create))
+        .route("/generate/stream", post(generate::stream))
+        .route("/status/{*id}", get(generate::status))
+        .route("/cancel/{*id}", post(generate::cancel))
+        .route("/tokenize", post(tokenizer::tokenize))
+        .route("/detokenize", post(tokenizer::detokenize))
+        .route("/tokenizer_info", get(tokenizer::info))
+        .route("/apply-template", post(tokenizer::apply_template))
+        .route("/props", get(operations::props))
+        .route("/version", get(operations::version))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route);
+    if let Some(keys) = ApiKeys::of(&state.settings)? {
+        tracing::info!(keys = keys.len(), "requests need an API key");
+        router = router.layer(from_fn_with_state(Arc::new(keys), authenticate));
+    }
+    // Around the keys, because browsers ask without one whether they may send it.
     if let Some(cors) = cors(&state.settings)? {
         router = router.layer(cors);
     }

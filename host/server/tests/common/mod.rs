@@ -224,7 +224,17 @@ fn served(tokenizer: Tokenizer, parrot: Parrot) -> ServedModel {
     let engine = EngineHandle::start(parrot, tokenizer.clone(), &config).unwrap();
     let template = Arc::new(ChatTemplate::new(TEMPLATE, None, None).unwrap());
     let context_length = engine.context_length();
-    ServedModel { id: "org/parrot".into(), created: 1_700_000_000, tokenizer, template, engine, context_length }
+    ServedModel {
+        id: "org/parrot".into(),
+        created: 1_700_000_000,
+        tokenizer,
+        template,
+        engine,
+        context_length,
+        max_sequences: 4,
+        block_size: 4,
+        template_source: Some(TEMPLATE.into()),
+    }
 }
 
 /// Waits until something holds that another thread brings about.
