@@ -1,6 +1,8 @@
 //! Runs reference models through the built plugin files and measures how far their logits are from those recorded.
 #![forbid(unsafe_code)]
 
+mod cases;
+mod quantised;
 pub mod server;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use rocmforge_engine::{
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 use rocmforge_test_support::{expected_json, npy_f32, token_ids};
 use serde_json::Value;
+
+pub use cases::{Cases, Count, cases};
+pub use quantised::{Quantised, quantised};
 
 /// Largest difference of a logit from transformers' that an F32 model may show.
 pub const TOLERANCE: f32 = 5e-4;
