@@ -43,9 +43,9 @@ fn print_quantised(pack: &Path) {
     println!("| llama-q as | types in the file | rms | token by token | llama.cpp's rms | greedy |");
     println!("|---|---|---|---|---|---|");
     for q in quantised(pack) {
-        let recorded = q.recorded_rms.map_or("not recorded".to_owned(), |rms| format!("{rms:.4}"));
+        let recorded = q.recorded_rms.map_or("not recorded".to_owned(), |rms| format!("{rms:.1e}"));
         let types = q.types.join(", ");
-        println!("| {} | {types} | {:.4} | {:.4} | {recorded} | {} |", q.name, q.rms, q.stepwise_rms, equal(q.greedy));
+        println!("| {} | {types} | {:.1e} | {:.1e} | {recorded} | {} |", q.name, q.rms, q.stepwise_rms, equal(q.greedy));
     }
 }
 
