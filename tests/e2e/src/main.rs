@@ -45,7 +45,13 @@ fn print_quantised(pack: &Path) {
     for q in quantised(pack) {
         let recorded = q.recorded_rms.map_or("not recorded".to_owned(), |rms| format!("{rms:.1e}"));
         let types = q.types.join(", ");
-        println!("| {} | {types} | {:.1e} | {:.1e} | {recorded} | {} |", q.name, q.rms, q.stepwise_rms, equal(q.greedy));
+        println!(
+            "| {} | {types} | {:.1e} | {:.1e} | {recorded} | {} |",
+            q.name,
+            q.rms,
+            q.stepwise_rms,
+            equal(q.greedy)
+        );
     }
 }
 
