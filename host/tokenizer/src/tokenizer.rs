@@ -14,7 +14,8 @@ use crate::{ChatTemplate, TemplateError, TokenizerError};
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TEMPLATE: &str = "tokenizer.chat_template";
-const KNOWN_MODELS: &str = "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text), bert (WordPiece)";
+const KNOWN_MODELS: &str =
+    "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text), bert (WordPiece)";
 
 /// What a token is, numbered as in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,10 +118,8 @@ fn is_ideograph(c: char) -> bool {
 impl Ranges {
     /// The characters that an expression of one class matches.
     fn new(expression: &str) -> Result<Ranges, TokenizerError> {
-        let error = |reason: String| TokenizerError::Automaton {
-            what: format!("character class `{expression}`"),
-            reason,
-        };
+        let error =
+            |reason: String| TokenizerError::Automaton { what: format!("character class `{expression}`"), reason };
         let parsed = regex_syntax::parse(expression).map_err(|e| error(e.to_string()))?;
         match parsed.kind() {
             HirKind::Class(Class::Unicode(class)) => {
@@ -182,6 +180,7 @@ mod tests {
         check(&meta, "\u{2028}a\u{3000}a", &[7, 7]);
         check(&meta, &format!("a{}", "b".repeat(99)), &[&[7][..], &[9; 99]].concat());
         check(&meta, &format!("a{}", "b".repeat(100)), &[0]);
+        check(&meta, &"a".repeat(1_000_000), &[0]);
     }
 
     #[test]

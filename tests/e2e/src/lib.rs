@@ -6,6 +6,7 @@ mod quantised;
 pub mod server;
 mod specification;
 mod tiny;
+mod variant;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ pub use cases::{Cases, Count, cases};
 pub use quantised::{Quantised, quantised};
 pub use specification::Specification;
 pub use tiny::{Random, Tiny};
+pub use variant::Variant;
 
 /// Largest difference of a logit from transformers' that an F32 model may show.
 pub const TOLERANCE: f32 = 5e-4;
