@@ -169,12 +169,11 @@ impl<E: Executable> Loaded<E> {
             return Err(Error::invalid(format!("weight '{name}': no such weight in the program ({})", weight.index)));
         };
         let dims: Vec<usize> = weight.tensor.dims.iter().map(|&d| d as usize).collect();
-        let elements: usize = dims.iter().product();
         let bytes = decl.dtype.row_bytes(decl.dims.iter().product()).unwrap_or(usize::MAX);
         let same = decl.name == name && decl.dims == dims && decl.dtype as u32 == weight.tensor.dtype;
         if !same || weight.data.len() != bytes {
             return Err(Error::invalid(format!(
-                "weight '{}': expected {}{:?} in {bytes} bytes, found '{name}' type {} {dims:?} ({elements} elements) in {} bytes",
+                "weight '{}': expected {}{:?} in {bytes} bytes, found '{name}' type {} {dims:?} in {} bytes",
                 decl.name,
                 decl.dtype,
                 decl.dims,

@@ -1,7 +1,7 @@
 use rocmforge_program::{Activation, Attention, GateKind, Op, Rope, RopeScaling, RopeStyle, Router, ValueId, WeightId};
 
 use crate::dims::{Dims, rope_scaling};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::model::Model;
 
@@ -314,7 +314,12 @@ impl Graph<'_> {
         let fused = match spec.qkv {
             Qkv::Separate => false,
             Qkv::Fused => true,
-            Qkv::Either => self.has("attn_qkv"),
+            Qkv::Either if self.has("attn_qkv") => true,
+            Qkv::Either if self.has("attn_q") => false,
+            Qkv::Either => {
+                let [fused, separate] = ["attn_qkv", "attn_q"].map(|name| self.tensor_name(name, "weight"));
+                return Err(Error::invalid(format!("tensor '{fused}' is missing from the file, and '{separate}' too")));
+            }
         };
         if fused {
             let total = sizes.iter().sum();

@@ -90,6 +90,10 @@ impl UsageCount {
         UsageCount { prompt, n, completion: vec![0; requests.len()], cached: 0 }
     }
 
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt
+    }
+
     pub(crate) fn sequences(&self) -> usize {
         self.completion.len()
     }

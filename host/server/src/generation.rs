@@ -22,14 +22,16 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Gives the requests to the engine: all or none of them.
+    /// Gives the requests to the engine: all or none of them. `prompt_tokens` counts a prompt once, however many answers
+    /// it has.
     pub(crate) fn start(
         state: &Arc<AppState>,
         model: &ServedModel,
         context: RequestContext,
         requests: Vec<GenerateRequest>,
+        prompt_tokens: usize,
     ) -> Result<Generation, ApiError> {
-        let (sequences, prompt_tokens) = (requests.len(), requests.iter().map(|r| r.prompt.len()).sum());
+        let sequences = requests.len();
         let submit = |request| {
             let stream = model.engine.submit(request).map_err(|e| match e {
                 EngineError::Overloaded { limit, .. } if sequences > limit => {
@@ -79,7 +81,7 @@ impl Generation {
         self.recorder.event(at, &event);
         match event {
             Event::Error(error) => {
-                tracing::error!(%error, "a request has failed");
+                tracing::error!(id = self.recorder.id(), %error, "a request has failed");
                 self.recorder.failed();
                 self.streams.clear();
                 return Err(error.into());

@@ -120,6 +120,16 @@ impl Metrics {
         }
     }
 
+    /// Lets the series of a model start at 0.
+    pub(crate) fn add_model(&self, model: &str) {
+        let label = ModelLabel { model: model.into() };
+        let counters = [&self.started, &self.completed, &self.failed, &self.cancelled];
+        let tokens = [&self.prompt_tokens, &self.cached_tokens, &self.generated_tokens];
+        counters.into_iter().chain(tokens).for_each(|c| drop(c.get_or_create(&label)));
+        let histograms = [&self.first_token, &self.inter_token, &self.queue, &self.prefill, &self.decode, &self.total];
+        histograms.into_iter().for_each(|h| drop(h.get_or_create(&label)));
+    }
+
     /// In OpenMetrics text format.
     pub(crate) fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();

@@ -37,6 +37,8 @@ pub(crate) struct Recorder {
     outcome: Outcome,
     /// When each sequence got its latest token.
     latest: Vec<Option<Instant>>,
+    /// How many tokens of each sequence have been counted.
+    counted: Vec<usize>,
     waits_for_first: bool,
 }
 
@@ -52,8 +54,8 @@ impl Recorder {
         state.metrics.started.get_or_create(&label).inc();
         state.metrics.prompt_tokens.get_or_create(&label).inc_by(prompt_tokens as u64);
         context.tokens.prompt.store(prompt_tokens, Ordering::Relaxed);
-        let latest = vec![None; sequences];
-        Recorder { state, label, context, outcome: Outcome::Open, latest, waits_for_first: true }
+        let (latest, counted) = (vec![None; sequences], vec![0; sequences]);
+        Recorder { state, label, context, outcome: Outcome::Open, latest, counted, waits_for_first: true }
     }
 
     pub(crate) fn event(&mut self, sequence: usize, event: &Event) {
@@ -70,16 +72,29 @@ impl Recorder {
                     let gap = now.saturating_duration_since(previous);
                     metrics.inter_token.get_or_create(&self.label).observe(gap.as_secs_f64());
                 }
-                metrics.generated_tokens.get_or_create(&self.label).inc();
-                self.context.tokens.completion.fetch_add(1, Ordering::Relaxed);
+                self.count(sequence, self.counted[sequence] + 1);
             }
             Event::Finished(Finish { usage, timings, .. }) => {
                 metrics.cached_tokens.get_or_create(&self.label).inc_by(usage.cached_tokens as u64);
                 metrics.queue.get_or_create(&self.label).observe(timings.queue.as_secs_f64());
                 metrics.prefill.get_or_create(&self.label).observe(timings.prefill.as_secs_f64());
                 metrics.decode.get_or_create(&self.label).observe(timings.decode.as_secs_f64());
+                // There is no event for a token that ends the answer.
+                self.count(sequence, usage.completion_tokens);
             }
         }
+    }
+
+    /// Notes that a sequence has so many tokens.
+    fn count(&mut self, sequence: usize, tokens: usize) {
+        let new = tokens.saturating_sub(std::mem::replace(&mut self.counted[sequence], tokens));
+        self.state.metrics.generated_tokens.get_or_create(&self.label).inc_by(new as u64);
+        self.context.tokens.completion.fetch_add(new, Ordering::Relaxed);
+    }
+
+    /// The request's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.context.id
     }
 
     pub(crate) fn completed(&mut self) {

@@ -88,6 +88,7 @@ impl AppState {
 
     /// Adds a model, in place of one of the same name.
     pub fn add_model(&self, model: ServedModel) {
+        self.metrics.add_model(&model.id);
         let mut models = self.models.0.write().unwrap_or_else(PoisonError::into_inner);
         models.insert(model.id.clone(), Arc::new(model));
     }
@@ -109,6 +110,12 @@ impl AppState {
     /// Whether requests are served.
     pub fn readiness(&self) -> Readiness {
         *self.readiness.borrow()
+    }
+
+    /// Completes when the server takes no more requests.
+    pub(crate) async fn draining(&self) {
+        // The sender lives as long as the state.
+        let _ = self.readiness.subscribe().wait_for(|r| *r == Readiness::Draining).await.map(drop);
     }
 
     /// The model for a request that asks for `name`.

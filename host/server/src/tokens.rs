@@ -1,19 +1,7 @@
 //! From text to tokens and from tokens to what answers say about them.
 
 use rocmforge_engine::Utf8Stream;
-use rocmforge_tokenizer::{EncodeOptions, Tokenizer};
-
-/// The tokens of a prompt, with one beginning of sequence where the model wants one: also if the text has it already.
-/// No end of sequence, which would end what is to be continued.
-pub(crate) fn encode_prompt(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let mut ids = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true });
-    if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos())
-        && ids.first() != Some(&bos)
-    {
-        ids.insert(0, bos);
-    }
-    ids
-}
+use rocmforge_tokenizer::Tokenizer;
 
 /// The text of a single token; that of control tokens is what the vocabulary calls them.
 pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {

@@ -1,4 +1,5 @@
 //! Prints how many megabytes of a text a tokenizer encodes each second: `throughput MODEL.gguf TEXT.txt`.
+#![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::time::Instant;

@@ -170,14 +170,17 @@ impl Tokenizer {
         out
     }
 
-    /// The token ids of a conversation that a [`ChatTemplate`] has rendered.
+    /// The token ids of a prompt that is to be continued: a text, or a conversation that a [`ChatTemplate`] has rendered.
     ///
-    /// The file's own template writes every special token itself, as in transformers, so nothing is added to its text.
-    /// Where the file has none, the text gets the BOS token that the model expects, unless it begins with it.
-    pub fn encode_chat(&self, text: &str) -> Vec<u32> {
-        let bos = self.bos().filter(|_| self.add_bos && self.chat_template().is_none());
-        let mut ids: Vec<u32> = bos.filter(|&id| !text.starts_with(self.token_text(id))).into_iter().collect();
-        ids.extend(self.encode(text, EncodeOptions { add_special: false, parse_special: true }));
+    /// Special tokens in it count as such. The BOS token that the model expects is put in front unless the text begins
+    /// with it, as most templates write it themselves; EOS is not added, because it would end what is to be continued.
+    pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode(text, EncodeOptions { add_special: false, parse_special: true });
+        if let Some(bos) = self.bos().filter(|_| self.add_bos)
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
         ids
     }
 

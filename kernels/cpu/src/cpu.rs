@@ -23,10 +23,18 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// For calls that need at most `needs`.
-    pub fn new(pool: Arc<Pool>, isa: Isa, needs: Needs) -> Cpu {
-        let workspace = Workspace::new(pool.threads(), needs);
+    /// Without scratch memory; it grows with the calls.
+    pub fn new(pool: Arc<Pool>, isa: Isa) -> Cpu {
+        let workspace = Workspace::new(pool.threads());
         Cpu { pool, isa, workspace }
+    }
+
+    /// Makes the scratch memory large enough for calls that need at most `needs`, so that none allocates.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub fn reserve(&mut self, needs: Needs) -> Result<(), KernelError> {
+        self.workspace.reserve(needs)
     }
 
     /// The instruction set.
@@ -92,7 +100,7 @@ impl Cpu {
         const { assert!(DEPTH.is_multiple_of(8) && MOST_WIDTH.is_multiple_of(8)) }
         let (isa, cols, n) = (self.isa, weight.cols, x.len() / weight.cols);
         let (width, height) = isa.run(TileShape);
-        let (packed, scratch) = self.workspace.parts(Cpu::matmul_needs(n, cols), self.pool.threads());
+        let (packed, scratch) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         let packed = &mut packed[..n.next_multiple_of(height) * cols];
         let tiles = SharedMut::new(packed);
         self.pool.parallel_for(n.div_ceil(height), 1, |_, range| {

@@ -82,7 +82,7 @@ impl Format for Q8_0 {
     unsafe fn block<S: Simd, K: Sink<S>>(s: S, block: *const u8, at: usize, sink: &mut K) {
         // SAFETY: a block is an f16 and 32 bytes; `i` and `j` stay below 32.
         unsafe {
-            let d = s.splat(s.f16(block));
+            let d = s.splat_f16(block);
             let mut i = 0;
             while i < 32 {
                 let j = i + S::LANES;
@@ -130,8 +130,8 @@ impl Format for Q4_0 {
     unsafe fn block<S: Simd, K: Sink<S>>(s: S, block: *const u8, at: usize, sink: &mut K) {
         // SAFETY: a block is an f16 and 16 bytes of codes.
         unsafe {
-            let d = s.f16(block);
-            let scale = (s.splat(d), s.splat(-8.0 * d));
+            let d = s.splat_f16(block);
+            let scale = (d, s.mul(d, s.splat(-8.0)));
             nibbles(s, block.add(2), 16, scale, scale, at, sink);
         }
     }
@@ -147,7 +147,7 @@ impl Format for Q4_1 {
     unsafe fn block<S: Simd, K: Sink<S>>(s: S, block: *const u8, at: usize, sink: &mut K) {
         // SAFETY: a block is two f16 and 16 bytes of codes.
         unsafe {
-            let scale = (s.splat(s.f16(block)), s.splat(s.f16(block.add(2))));
+            let scale = (s.splat_f16(block), s.splat_f16(block.add(2)));
             nibbles(s, block.add(4), 16, scale, scale, at, sink);
         }
     }

@@ -33,6 +33,12 @@ pub enum KernelError {
         /// The panic message.
         message: String,
     },
+    /// The system has no memory for a buffer.
+    #[error("no memory for a buffer of {bytes} bytes")]
+    Memory {
+        /// Its size.
+        bytes: u64,
+    },
     /// The system refused to start a thread.
     #[error("cannot start compute thread {index}: {reason}")]
     Thread {

@@ -93,21 +93,28 @@ pub struct ExpertScratch {
 }
 
 impl ExpertScratch {
-    /// For at most `rows` pairs of token and expert with these sizes.
-    pub fn new(rows: usize, inputs: usize, outputs: usize) -> ExpertScratch {
-        ExpertScratch { order: vec![0; rows], x: vec![0.0; rows * inputs], out: vec![0.0; rows * outputs] }
+    /// Makes it large enough for `rows` pairs of token and expert with these sizes.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub fn reserve(&mut self, rows: usize, inputs: usize, outputs: usize) -> Result<(), KernelError> {
+        grow(&mut self.order, rows)?;
+        grow(&mut self.x, rows.saturating_mul(inputs))?;
+        grow(&mut self.out, rows.saturating_mul(outputs))
     }
 
-    /// Bytes of such a scratch.
+    /// Bytes that `reserve` takes.
     pub fn bytes(rows: usize, inputs: usize, outputs: usize) -> u64 {
-        4 * rows as u64 * (1 + inputs as u64 + outputs as u64)
+        let each = (1 + inputs as u64).saturating_add(outputs as u64);
+        (rows as u64).saturating_mul(each).saturating_mul(4)
     }
+}
 
-    fn reserve(&mut self, rows: usize, inputs: usize, outputs: usize) {
-        self.order.resize(self.order.len().max(rows), 0);
-        self.x.resize(self.x.len().max(rows * inputs), 0.0);
-        self.out.resize(self.out.len().max(rows * outputs), 0.0);
-    }
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<(), KernelError> {
+    let more = len.saturating_sub(buffer.len());
+    buffer.try_reserve_exact(more).map_err(|_| KernelError::Memory { bytes: (len as u64).saturating_mul(4) })?;
+    buffer.resize(buffer.len() + more, T::default());
+    Ok(())
 }
 
 impl Cpu {
@@ -168,7 +175,7 @@ impl Cpu {
         if let Some(bad) = chosen.iter().find(|&&e| e as usize >= count) {
             return Err(KernelError::mismatch("number of an expert", format!("below {count}"), bad));
         }
-        scratch.reserve(rows, inputs, outputs);
+        scratch.reserve(rows, inputs, outputs)?;
         // Pairs of the same expert become neighbours, so that its weights are read once.
         let order = &mut scratch.order[..rows];
         order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);

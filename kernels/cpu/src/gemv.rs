@@ -153,8 +153,8 @@ unsafe fn dot<F: Format, S: Simd, const R: usize>(s: S, bytes: &[u8], (x, n): ([
         unsafe { F::block(s, bytes.as_ptr().add(b * F::BYTES), b * F::ELEMENTS, &mut sink) };
     }
     let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = s.sum(s.add(sink.sums[0][r], sink.sums[1][r]));
+    for (r, out) in out.iter_mut().enumerate() {
+        *out = s.sum(s.add(sink.sums[0][r], sink.sums[1][r]));
     }
     if !n.is_multiple_of(F::ELEMENTS) {
         let mut rest = [0.0; 256];

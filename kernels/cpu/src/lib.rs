@@ -34,4 +34,4 @@ pub use matrix::{Layout, Matrix, can_decode, decode};
 pub use norm::Norm;
 pub use pool::Pool;
 pub use rope::Rope;
-pub use workspace::{Needs, Workspace};
+pub use workspace::Needs;

@@ -1,4 +1,6 @@
 //! Functions of a vector, to within a few units in the last place.
+// Constants are written as published, to more digits than f32 holds.
+#![allow(clippy::excessive_precision)]
 
 use crate::simd::Simd;
 
@@ -17,7 +19,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let p = polynomial(
         s,
         r,
-        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1],
+        [1.987_569_15e-4, 1.398_199_95e-3, 8.333_451_91e-3, 4.166_579_59e-2, 1.666_666_55e-1, 5.000_000_12e-1],
     );
     let e = s.add(s.mul_add(s.mul(p, r), r, r), s.splat(1.0));
     s.mul(e, s.exp2i(n))
@@ -46,7 +48,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let large = s.sub(one, s.div(two, s.add(exp(s, s.mul(two, x)), one)));
     // Where that cancels: an odd polynomial (Moshier, Cephes library).
     let z = s.mul(x, x);
-    let p = polynomial(s, z, [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
+    let p = polynomial(s, z, [-5.704_988_73e-3, 2.063_908_88e-2, -5.373_971_55e-2, 1.333_144_22e-1, -3.333_328_19e-1]);
     let small = s.mul_add(s.mul(p, z), x, x);
     s.if_less(z, s.splat(0.625 * 0.625), small, large)
 }

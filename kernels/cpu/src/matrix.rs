@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use rocmforge_quant::DType;
 
 use crate::decode::{ForFormat, Format, decode_row, for_format};
@@ -44,7 +46,7 @@ impl<'a> Matrix<'a> {
             let blocks = format!("rows of whole {dtype} blocks of {}", dtype.layout().block_elements);
             return Err(KernelError::mismatch("columns of a matrix", blocks, cols));
         };
-        let expected = row_bytes.checked_mul(rows).unwrap_or(usize::MAX);
+        let expected = row_bytes.saturating_mul(rows);
         exact("bytes of a matrix", bytes.len(), expected)?;
         Ok(Matrix { dtype, layout: Layout::AsStored, rows, cols, row_bytes, bytes })
     }
@@ -126,6 +128,11 @@ pub fn can_decode(dtype: DType) -> bool {
     if for_format(dtype, Native) {
         return true;
     }
+    static OTHERS: OnceLock<Vec<DType>> = OnceLock::new();
+    OTHERS.get_or_init(|| DType::ALL.iter().copied().filter(|&d| try_decoding(d)).collect()).contains(&dtype)
+}
+
+fn try_decoding(dtype: DType) -> bool {
     let layout = dtype.layout();
     let (bytes, mut out) = (vec![0; layout.block_bytes], vec![0.0; layout.block_elements]);
     decode(Isa::scalar(), dtype, &bytes, &mut out).is_ok()

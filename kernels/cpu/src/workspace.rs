@@ -1,5 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::KernelError;
+
 /// A cache line, so that vectors of it are aligned to one.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -9,12 +11,12 @@ pub(crate) struct Line([f32; LINE]);
 pub(crate) const LINE: usize = 16;
 
 /// Buffers that kernels use inside a call, kept between calls so that none allocates.
-pub struct Workspace {
+pub(crate) struct Workspace {
     packed: Vec<Line>,
     threads: Vec<Mutex<Vec<Line>>>,
 }
 
-/// What the largest calls with a [`Workspace`] will need. [`Needs::include`] joins several.
+/// What the largest calls of a [`Cpu`](crate::Cpu) will need in scratch memory. [`Needs::include`] joins several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     pub(crate) packed: usize,
@@ -27,39 +29,41 @@ impl Needs {
         Needs { packed: self.packed.max(other.packed), per_thread: self.per_thread.max(other.per_thread) }
     }
 
-    /// Bytes of a workspace for this many threads.
+    /// Bytes of the buffers for this many threads.
     pub fn bytes(self, threads: usize) -> u64 {
-        let lines = self.packed.div_ceil(LINE) + self.per_thread.div_ceil(LINE) * threads;
-        lines as u64 * size_of::<Line>() as u64
+        let lines = |floats: usize| floats.div_ceil(LINE) as u64;
+        let all = lines(self.packed).saturating_add(lines(self.per_thread).saturating_mul(threads as u64));
+        all.saturating_mul(size_of::<Line>() as u64)
     }
 }
 
 impl Workspace {
-    /// Buffers for calls that need at most `needs`, from a pool of `threads`.
-    pub fn new(threads: usize, needs: Needs) -> Workspace {
-        let lines = |floats: usize| vec![Line([0.0; LINE]); floats.div_ceil(LINE)];
-        Workspace {
-            packed: lines(needs.packed),
-            threads: (0..threads.max(1)).map(|_| Mutex::new(lines(needs.per_thread))).collect(),
+    /// Empty buffers for a pool of `threads`.
+    pub(crate) fn new(threads: usize) -> Workspace {
+        Workspace { packed: vec![], threads: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Makes the buffers large enough for calls that need at most `needs`.
+    pub(crate) fn reserve(&mut self, needs: Needs) -> Result<(), KernelError> {
+        grow(&mut self.packed, needs.packed)?;
+        for buffer in &mut self.threads {
+            grow(buffer.get_mut().unwrap_or_else(PoisonError::into_inner), needs.per_thread)?;
         }
+        Ok(())
     }
 
     /// The shared buffer and the buffers per thread; grown if a call needs more than was announced.
-    pub(crate) fn parts(&mut self, needs: Needs, threads: usize) -> (&mut [f32], PerThread<'_>) {
-        let grow = |lines: &mut Vec<Line>, floats: usize| {
-            if lines.len() < floats.div_ceil(LINE) {
-                lines.resize(floats.div_ceil(LINE), Line([0.0; LINE]));
-            }
-        };
-        grow(&mut self.packed, needs.packed);
-        if self.threads.len() < threads {
-            self.threads.resize_with(threads, Default::default);
-        }
-        for buffer in &mut self.threads {
-            grow(buffer.get_mut().unwrap_or_else(PoisonError::into_inner), needs.per_thread);
-        }
-        (floats(&mut self.packed), PerThread(&self.threads))
+    pub(crate) fn parts(&mut self, needs: Needs) -> Result<(&mut [f32], PerThread<'_>), KernelError> {
+        self.reserve(needs)?;
+        Ok((floats(&mut self.packed), PerThread(&self.threads)))
     }
+}
+
+fn grow(lines: &mut Vec<Line>, floats: usize) -> Result<(), KernelError> {
+    let more = floats.div_ceil(LINE).saturating_sub(lines.len());
+    lines.try_reserve_exact(more).map_err(|_| KernelError::Memory { bytes: (floats as u64).saturating_mul(4) })?;
+    lines.resize(lines.len() + more, Line([0.0; LINE]));
+    Ok(())
 }
 
 /// One buffer per thread of a loop.

@@ -4,6 +4,7 @@ use rocmforge_kernels_cpu::{Cpu, ExpertScratch, Isa, KvCache, KvShape, KvType, P
 use rocmforge_sdk::program::{Element, OutputBuffer, Step};
 use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, MemoryNeed, Program, Result};
 
+use crate::kernel_error;
 use crate::plan::Plan;
 use crate::regions::Regions;
 use crate::rope_tables::RopeTables;
@@ -51,17 +52,16 @@ impl CpuExecutable {
         let shapes = shapes.collect();
         let plan = Plan::new(program, options)?;
         let threads = pool.threads();
-        let experts = plan.experts;
         let memory = Memory {
-            cpu: Cpu::new(pool, isa, plan.needs),
+            cpu: Cpu::new(pool, isa),
             weights: Weights::new(&plan.program),
-            values: Regions::new(plan.f32_widths, plan.rows)?,
-            indices: Regions::new(plan.index_widths, plan.rows)?,
+            values: Regions::new(plan.f32_widths),
+            indices: Regions::new(plan.index_widths),
             caches: vec![],
-            ropes: RopeTables::new(&plan.program, options.max_tokens),
-            expert_scratch: ExpertScratch::new(experts.rows, experts.inputs, experts.outputs),
-            scores: vec![0.0; experts.experts],
-            factors: vec![0.0; options.max_tokens],
+            ropes: RopeTables::new(&plan.program),
+            expert_scratch: ExpertScratch::default(),
+            scores: vec![],
+            factors: vec![],
         };
         Ok(CpuExecutable { plan: Arc::new(plan), memory, kv_type, shapes, threads })
     }
@@ -82,8 +82,8 @@ impl Executable for CpuExecutable {
         let activations = self.plan.region_bytes()
             + self.plan.expert_bytes()
             + self.plan.needs.bytes(self.threads)
-            + self.memory.ropes.bytes()
-            + 4 * self.memory.factors.len() as u64;
+            + self.memory.ropes.bytes(self.plan.rows[0])
+            + 4 * self.plan.rows[0] as u64;
         MemoryNeed { weights: self.memory.weights.bytes(), activations, cache_block: self.block_bytes() }
     }
 
@@ -92,7 +92,18 @@ impl Executable for CpuExecutable {
     }
 
     fn finalize(&mut self) -> Result<()> {
-        self.memory.ropes.finalize(&self.memory.weights)
+        let (plan, memory) = (&self.plan, &mut self.memory);
+        let experts = plan.experts;
+        memory.ropes.finalize(&memory.weights, plan.rows[0])?;
+        memory.values.set_rows(plan.rows)?;
+        memory.indices.set_rows(plan.rows)?;
+        memory.scores = vec![0.0; experts.experts];
+        memory.factors = vec![0.0; plan.rows[0]];
+        memory
+            .cpu
+            .reserve(plan.needs)
+            .and_then(|()| memory.expert_scratch.reserve(experts.rows, experts.inputs, experts.outputs))
+            .map_err(|e| kernel_error(format_args!("scratch memory for {} tokens", plan.rows[0]), e))
     }
 
     fn allocate_cache(&mut self, blocks: &[u64]) -> Result<()> {

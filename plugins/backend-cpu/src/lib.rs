@@ -68,6 +68,7 @@ fn kernel_error(place: impl std::fmt::Display, error: KernelError) -> Error {
     match error {
         KernelError::Weights { .. } => Error::unsupported(message),
         KernelError::Thread { .. } => Error::device(message),
+        KernelError::Memory { .. } => Error::out_of_memory(message),
         _ => Error::internal(message),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn activation(kind: Activation) -> kernels::Activation {
 fn failed(error: KernelError) -> Error {
     match error {
         KernelError::Weights { .. } => Error::unsupported(error),
+        KernelError::Memory { .. } => Error::out_of_memory(error),
         _ => Error::internal(error),
     }
 }

@@ -39,11 +39,9 @@ pub(crate) struct Regions<E> {
 pub(crate) type Split<'a, E, const N: usize> = (&'a mut [E], [&'a [E]; N]);
 
 impl<E: Copy + Default> Regions<E> {
-    /// For at most `rows` rows of so many elements.
-    pub(crate) fn new(widths: [usize; 3], rows: [usize; 3]) -> Result<Regions<E>> {
-        let mut regions = Regions { widths, data: Default::default(), rows: [0; 3] };
-        regions.set_rows(rows)?;
-        Ok(regions)
+    /// For rows of so many elements; takes no memory yet.
+    pub(crate) fn new(widths: [usize; 3]) -> Regions<E> {
+        Regions { widths, data: Default::default(), rows: [0; 3] }
     }
 
     /// The sizes of the step to come.
@@ -168,7 +166,8 @@ mod tests {
     #[test]
     fn an_operand_under_the_result_is_an_error() {
         let place = |lead, offset, width| Place { lead, offset, width };
-        let mut regions = Regions::<f32>::new([6, 2, 0], [3, 1, 0]).unwrap();
+        let mut regions = Regions::<f32>::new([6, 2, 0]);
+        regions.set_rows([3, 1, 0]).unwrap();
         regions.get_mut(place(0, 0, 2)).fill(1.0);
         regions.get_mut(place(0, 4, 2)).fill(2.0);
         regions.get_mut(place(1, 0, 2)).fill(3.0);

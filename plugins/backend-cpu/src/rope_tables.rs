@@ -29,28 +29,30 @@ fn same(a: &Rope, b: &Rope) -> bool {
 }
 
 impl RopeTables {
-    /// The tables that a program needs, for at most `max_tokens` tokens.
-    pub(crate) fn new(program: &Program, max_tokens: usize) -> RopeTables {
+    /// The tables that a program needs, still empty.
+    pub(crate) fn new(program: &Program) -> RopeTables {
         let mut tables: Vec<Table> = vec![];
         for node in &program.nodes {
             if let rocmforge_sdk::program::Op::Rope(rope) = &node.op
                 && !tables.iter().any(|t| same(&t.rope, rope))
             {
-                let n = max_tokens * (rope.rotary_dim / 2);
-                let (cos, sin) = (vec![0.0; n], vec![0.0; n]);
-                tables.push(Table { rope: rope.clone(), frequencies: vec![], cos, sin, ready: false });
+                let rope = rope.clone();
+                tables.push(Table { rope, frequencies: vec![], cos: vec![], sin: vec![], ready: false });
             }
         }
         RopeTables(tables)
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.iter().map(|t| 4 * (t.cos.len() + t.sin.len()) as u64).sum()
+    /// Bytes of the tables for this many tokens.
+    pub(crate) fn bytes(&self, max_tokens: usize) -> u64 {
+        self.0.iter().map(|t| 4 * t.rope.rotary_dim as u64 * max_tokens as u64).sum()
     }
 
-    /// Once the weights are there.
-    pub(crate) fn finalize(&mut self, weights: &Weights) -> Result<()> {
+    /// Once the weights are there; for at most `max_tokens` tokens.
+    pub(crate) fn finalize(&mut self, weights: &Weights, max_tokens: usize) -> Result<()> {
         for table in &mut self.0 {
+            let n = max_tokens * (table.rope.rotary_dim / 2);
+            (table.cos, table.sin) = (vec![0.0; n], vec![0.0; n]);
             table.frequencies = rope::frequencies(&table.rope, weights.optional(table.rope.factors)?);
         }
         Ok(())

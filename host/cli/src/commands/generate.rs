@@ -3,7 +3,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, Result, bail};
 use rocmforge_engine::{Event, FinishReason, GenerateRequest, SamplingParams, StopParams};
 use rocmforge_loader::Config;
-use rocmforge_tokenizer::{EncodeOptions, RenderContext};
+use rocmforge_tokenizer::RenderContext;
 use serde_json::json;
 
 use crate::args::{Generate, SamplingArgs};
@@ -24,7 +24,7 @@ pub fn run(config: &Config, args: &Generate) -> Result<()> {
     let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1)?;
     let prompt = match args.chat {
         true => chat_prompt(&running, &[json!({"role": "user", "content": text})])?,
-        false => running.tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false }),
+        false => running.tokenizer.encode_prompt(&text),
     };
     let mut stream = running.engine.submit(request(prompt, &args.sampling))?;
     let mut out = std::io::stdout().lock();
@@ -58,7 +58,7 @@ pub fn request(prompt: Vec<u32>, sampling: &SamplingArgs) -> GenerateRequest {
 /// The tokens of a conversation, with the assistant's turn opened.
 pub fn chat_prompt(running: &Running, messages: &[serde_json::Value]) -> Result<Vec<u32>> {
     let text = running.template.render(&json!(messages), &RenderContext::default())?;
-    Ok(running.tokenizer.encode_chat(&text))
+    Ok(running.tokenizer.encode_prompt(&text))
 }
 
 /// Prints the text of an event; says how the answer ended if it has.

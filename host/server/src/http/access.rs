@@ -25,7 +25,8 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) fn new(settings: &ServerSettings, address: SocketAddr) -> Access {
-        let any = settings.allowed_hosts.is_empty() && !address.ip().to_canonical().is_loopback();
+        let beyond = settings.allowed_hosts.is_empty() && !address.ip().to_canonical().is_loopback();
+        let any = beyond || settings.allowed_hosts.iter().any(|h| h == "*");
         let hosts = settings.allowed_hosts.iter().map(|h| h.trim_end_matches('.').to_ascii_lowercase()).collect();
         let origins = settings.cors_origins.iter().map(|o| o.trim_end_matches('/').to_ascii_lowercase()).collect();
         Access { hosts: (!any).then_some(hosts), origins }
@@ -136,6 +137,7 @@ mod tests {
             check(&[], "0.0.0.0:8080", host, true);
             check(&["api.example"], "0.0.0.0:8080", host, false);
         }
+        check(&["*"], "127.0.0.1:8080", "evil.example", true);
         check(&["API.example"], "127.0.0.1:8080", "api.example:443", true);
         check(&["api.example:8080"], "127.0.0.1:8080", "api.example:8080", true);
         check(&["api.example:8080"], "127.0.0.1:8080", "api.example:9090", false);

@@ -4,6 +4,7 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
+use tokio::time::sleep;
 
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -23,8 +24,13 @@ pub(crate) async fn json_bytes(state: &AppState, request: Request) -> Result<Vec
     if expects && length > limit as u64 {
         return Err(ApiError::BodyTooLarge { limit });
     }
-    let read = tokio::time::timeout(TIMEOUT, read(body, limit)).await;
-    read.map_err(|_| ApiError::Body(format!("not complete after {} s", TIMEOUT.as_secs())))?
+    tokio::select! {
+        biased;
+        read = read(body, limit) => read,
+        // What would be refused when it is complete is not worth waiting for.
+        () = state.draining() => Err(ApiError::Draining),
+        () = sleep(TIMEOUT) => Err(ApiError::Body(format!("not complete after {} s", TIMEOUT.as_secs()))),
+    }
 }
 
 async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {

@@ -22,7 +22,6 @@ use crate::params::{Common, Fields};
 use crate::recorder::RequestContext;
 use crate::sse::{Chunks, frame, respond};
 use crate::state::{AppState, ServedModel};
-use crate::tokens::encode_prompt;
 use crate::wire::{ChatChoice, ChatLogprobs, ChunkChoice, Delta, Envelope, Message, TokenLogprob, finish_reason, now};
 
 const OBJECT: &str = "chat.completion";
@@ -59,7 +58,7 @@ impl ChatRequest {
     fn prompt(&self, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
         let add_generation_prompt = self.add_generation_prompt;
         let context = RenderContext { add_generation_prompt, ..RenderContext::default() };
-        Ok(encode_prompt(&model.tokenizer, &model.template.render(&self.messages, &context)?))
+        Ok(model.tokenizer.encode_prompt(&model.template.render(&self.messages, &context)?))
     }
 }
 
@@ -89,7 +88,7 @@ pub(super) async fn create(
     let job = state.clone();
     let (model, common, requests) = state.workers.run(move || prepare(&job, &body)).await?;
     let usage = UsageCount::new(&requests, common.n);
-    let generation = Generation::start(&state, &model, context, requests)?;
+    let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("chatcmpl-");
     let created = now();
     if let Some(options) = common.stream {

@@ -21,10 +21,12 @@ use crate::params::{Common, Fields};
 use crate::recorder::RequestContext;
 use crate::sse::{Chunks, frame, respond};
 use crate::state::{AppState, ServedModel};
-use crate::tokens::{Offsets, encode_prompt};
+use crate::tokens::Offsets;
 use crate::wire::{CompletionChoice, CompletionLogprobs, Envelope, finish_reason, now};
 
 const OBJECT: &str = "text_completion";
+/// Each holds a copy of its prompt while it waits.
+const MAX_ANSWERS: usize = 1024;
 
 /// A checked request.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,11 @@ impl CompletionRequest {
         let add_special_tokens = fields.bool("add_special_tokens")?.unwrap_or(true);
         let prompts = prompts(fields.required("prompt")?)?;
         check_rest(fields, Route::Completions)?;
+        let answers = prompts.len().saturating_mul(common.n);
+        if answers > MAX_ANSWERS {
+            let expected = format!("at most {MAX_ANSWERS} answers to all prompts together");
+            return Err(ApiError::invalid("n", expected, answers));
+        }
         if echo && common.sampling.logprobs.is_some() && common.stop.max_tokens.is_some_and(|n| n <= 1) {
             // Tools that score a text ask like this, and drop the last entry of the log-probabilities as the generated
             // token's. An end of sequence must therefore be reported like any other token.
@@ -56,7 +63,7 @@ impl CompletionRequest {
     fn encode(&self, prompt: &Prompt, tokenizer: &Tokenizer) -> Vec<u32> {
         match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Text(text) if self.add_special_tokens => encode_prompt(tokenizer, text),
+            Prompt::Text(text) if self.add_special_tokens => tokenizer.encode_prompt(text),
             Prompt::Text(text) => tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true }),
         }
     }
@@ -118,7 +125,7 @@ pub(super) async fn create(
     let scored = common.sampling.logprobs.is_some();
     let pieces: Vec<Pieces> =
         (0..requests.len()).map(|i| Pieces::new(model.clone(), echoes.get(i / common.n).cloned(), scored)).collect();
-    let generation = Generation::start(&state, &model, context, requests)?;
+    let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("cmpl-");
     let created = now();
     if let Some(options) = common.stream {
@@ -285,6 +292,8 @@ mod tests {
         check(json!({"prompt": "x", "logprobs": true}), "invalid_value", "logprobs");
         check(json!({"prompt": "x", "logprobs": 21}), "invalid_value", "logprobs");
         check(json!({"prompt": "x", "max_tokens": -1}), "invalid_value", "max_tokens");
+        check(json!({"prompt": vec!["x"; 9], "n": 128}), "invalid_value", "n");
+        check(json!({"prompt": vec!["x"; 1025]}), "invalid_value", "prompt");
         check(json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix");
         check(json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of");
         check(json!({"prompt": "x", "messages": []}), "unknown_parameter", "messages");

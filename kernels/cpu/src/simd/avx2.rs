@@ -124,6 +124,13 @@ impl Simd for Avx2 {
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(p.cast::<u16>().read_unaligned())))) }
     }
     #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u8) -> __m256 {
+        // Broadcast before the conversion: a scalar one makes each block wait for the one before, because the
+        // instruction that loads 16 bits keeps the rest of its register.
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())) }
+    }
+    #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> __m256 {
         // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }

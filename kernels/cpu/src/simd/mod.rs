@@ -67,6 +67,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for 2 bytes.
     unsafe fn f16(self, p: *const u8) -> f32;
+    /// One half-precision number in every lane.
+    /// # Safety
+    /// `p` is readable for 2 bytes.
+    unsafe fn splat_f16(self, p: *const u8) -> Self::V;
     /// # Safety
     /// `p` is readable for `2 * LANES` bytes.
     unsafe fn load_f16(self, p: *const u8) -> Self::V;

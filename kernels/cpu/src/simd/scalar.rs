@@ -110,6 +110,11 @@ impl Simd for Scalar {
         half::f16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }).to_f32()
     }
     #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u8) -> Self::V {
+        // SAFETY: the caller's contract.
+        self.splat(unsafe { self.f16(p) })
+    }
+    #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> Self::V {
         // SAFETY: the caller's contract.
         lanes!(i => unsafe { self.f16(p.add(2 * i)) })

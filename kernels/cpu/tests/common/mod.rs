@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rocmforge_kernels_cpu::{Cpu, Isa, Needs, Pool};
+use rocmforge_kernels_cpu::{Cpu, Isa, Pool};
 use rocmforge_quant::DType;
 
 /// SplitMix64.
@@ -56,7 +56,7 @@ impl Random {
 /// One per instruction set of this processor.
 pub fn cpus(threads: usize) -> Vec<Cpu> {
     let pool = Arc::new(Pool::new(threads).unwrap());
-    Isa::available().into_iter().map(|isa| Cpu::new(Arc::clone(&pool), isa, Needs::default())).collect()
+    Isa::available().into_iter().map(|isa| Cpu::new(Arc::clone(&pool), isa)).collect()
 }
 
 /// Each found number within `tolerance * (1 + magnitude)` of the expected one.
