@@ -31,7 +31,7 @@ fn check(file: &str, architecture: &str) {
     assert!(cases.len() >= 12);
     for case in cases {
         let prompt = template.render(&case["messages"], &context).expect("the conversation renders");
-        let mut tokens = tokenizer.encode_chat(&prompt);
+        let mut tokens = tokenizer.encode_prompt(&prompt);
         let mut answer = vec![];
         sequence.clear();
         loop {

@@ -117,10 +117,11 @@ fn check(tiny: &Tiny, gemma: bool) {
     let expected = naive_model.logits(&tokens, &POSITIONS);
     if gemma {
         // One position more in the window shows far above the tolerance, unless attention hardly looks there.
-        let wider = naive(&file, true, WINDOW + 1).logits(&tokens, &POSITIONS);
-        let shows = |i: &usize| max_difference(&f32s(&wider[*i]), &f32s(&expected[*i])) > 4.0 * TOLERANCE;
-        let shown: Vec<usize> = (0..POSITIONS.len()).filter(shows).map(|i| POSITIONS[i]).collect();
-        assert!(shown.len() >= POSITIONS.len() / 2, "only {shown:?} tell a window of {WINDOW} from a longer one");
+        let some: Vec<usize> = (WINDOW - 8..WINDOW + 24).collect();
+        let [exact, wider] = [WINDOW, WINDOW + 1].map(|w| naive(&file, true, w).logits(short, &some));
+        let shows = |i: &usize| max_difference(&f32s(&wider[*i]), &f32s(&exact[*i])) > 4.0 * TOLERANCE;
+        let shown: Vec<usize> = (0..some.len()).filter(shows).map(|i| some[i]).collect();
+        assert!(shown.len() >= 4, "only {shown:?} tell a window of {WINDOW} from a longer one");
         assert!(shown.iter().all(|&p| p >= WINDOW), "{shown:?}");
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -159,6 +160,8 @@ fn a_window_holds_only_the_blocks_that_it_needs() {
     let config = EngineConfig {
         cache_blocks: windowed.iter().map(|&w| if w { some as u64 } else { all as u64 }).collect(),
         prefix_caching: false,
+        // The engine runs at most so many tokens ahead of this test.
+        stream_buffer: 4,
         ..EngineConfig::default()
     };
     let engine = EngineHandle::start(model.executable, Arc::new(NoVocabulary), &config).expect("the engine starts");
@@ -172,13 +175,16 @@ fn a_window_holds_only_the_blocks_that_it_needs() {
             Event::Error(e) => panic!("{e}"),
             Event::Prompt(_) | Event::Finished(_) => {}
         }
-        most.iter_mut().zip(engine.stats().blocks).for_each(|(most, b)| *most = b.used.max(*most));
+        // By then the prompt is over, and with it steps of many tokens.
+        if answer.len() >= 16 {
+            most.iter_mut().zip(engine.stats().blocks).for_each(|(most, b)| *most = b.used.max(*most));
+        }
     }
     assert_eq!(answer, alone, "with blocks given back as the window passes them");
     assert_eq!(engine.stats().preemptions, 0);
     for (group, &windowed) in windowed.iter().enumerate() {
         // Decoding computes one token at a time, so the window needs no room for a chunk.
-        let expected = if windowed { 1..=WINDOW / 16 + 1 } else { all - 1..=all };
+        let expected = if windowed { 1..=WINDOW / 16 + 1 } else { PROMPT.div_ceil(16)..=all };
         assert!(expected.contains(&most[group]), "group {group} held {} blocks, expected {expected:?}", most[group]);
     }
 }
