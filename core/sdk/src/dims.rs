@@ -127,7 +127,7 @@ pub(crate) fn rope_scaling(model: &Model<'_>) -> Result<(RopeScaling, f32)> {
     match kind {
         None | Some("linear") => Ok((RopeScaling::Linear { factor }, attention)),
         Some("yarn") => {
-            let original_context = model.u32("rope.scaling.original_context_length")?;
+            let original_context = model.positive("rope.scaling.original_context_length")? as u32;
             let beta_fast = model.optional_f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0);
             let beta_slow = model.optional_f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0);
             let grown = |multiplier: f32| 0.1 * multiplier * factor.ln() + 1.0;

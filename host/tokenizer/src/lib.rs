@@ -1,7 +1,7 @@
 //! Tokenizers and chat templates from GGUF metadata.
 //!
 //! [`Tokenizer`] turns text into token ids and back: byte-level BPE (`gpt2`) with the pre-tokenizers of the model families,
-//! and SentencePiece BPE (`llama`) with byte fallback. [`Detokenizer`] decodes a stream of tokens. [`ChatTemplate`] renders
+//! SentencePiece BPE (`llama`) with byte fallback, and WordPiece (`bert`). [`Detokenizer`] decodes a stream of tokens. [`ChatTemplate`] renders
 //! a conversation with the model's own Jinja template, in a sandbox.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -15,6 +15,7 @@ mod special;
 mod spm;
 mod tokenizer;
 mod vocab;
+mod wordpiece;
 
 pub use chat::{ChatTemplate, RenderContext};
 pub use detokenizer::Detokenizer;

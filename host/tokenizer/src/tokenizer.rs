@@ -8,12 +8,14 @@ use crate::pre::{PreType, known_pre_types};
 use crate::special::{Fragment, SpecialMatcher};
 use crate::spm::Spm;
 use crate::vocab::{self, Encoding, Vocab};
+use crate::wordpiece::WordPiece;
 use crate::{ChatTemplate, TemplateError, TokenizerError};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TEMPLATE: &str = "tokenizer.chat_template";
-const KNOWN_MODELS: &str = "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text)";
+const KNOWN_MODELS: &str =
+    "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text), bert (WordPiece)";
 
 /// What a token is, numbered as in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,7 @@ impl Default for EncodeOptions {
 enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// A tokenizer built from the metadata of a GGUF file.
@@ -123,10 +126,12 @@ impl Tokenizer {
             hint: format!("the file has no tokenizer; known models: {KNOWN_MODELS}"),
         })?;
         let pre = vocab::string(meta, PRE)?;
+        let wordpiece = model_name == "bert";
         let (vocab, model, add_bos) = match model_name {
             "gpt2" => build_bpe(meta, pre)?,
             "llama" => build_spm(meta)?,
             "gemma4" => build_bpe(meta, Some("gemma4"))?,
+            "bert" => build_wordpiece(meta)?,
             other => {
                 return Err(TokenizerError::UnknownModel { found: other.into(), known: KNOWN_MODELS.into() });
             }
@@ -138,7 +143,7 @@ impl Tokenizer {
             model_name: model_name.into(),
             pre: pre.map(Into::into),
             add_bos: vocab::flag(meta, "tokenizer.ggml.add_bos_token", add_bos)?,
-            add_eos: vocab::flag(meta, "tokenizer.ggml.add_eos_token", false)?,
+            add_eos: vocab::flag(meta, "tokenizer.ggml.add_eos_token", wordpiece)?,
             templates: read_templates(meta)?,
         })
     }
@@ -156,6 +161,7 @@ impl Tokenizer {
             Fragment::Text(text) => match &self.model {
                 Model::Bpe(bpe) => bpe.encode(text, &mut out),
                 Model::Spm(spm) => spm.encode(text, &mut out),
+                Model::WordPiece(wordpiece) => wordpiece.encode(text, &mut out),
             },
         });
         if options.add_special && self.add_eos {
@@ -200,7 +206,11 @@ impl Tokenizer {
     }
 
     fn strips_prefix(&self) -> bool {
-        matches!(&self.model, Model::Spm(spm) if spm.strips_prefix())
+        match &self.model {
+            Model::Bpe(_) => false,
+            Model::Spm(spm) => spm.strips_prefix(),
+            Model::WordPiece(_) => true,
+        }
     }
 
     /// The bytes that a token decodes to, which need not be UTF-8; empty for an id outside the vocabulary.
@@ -333,6 +343,23 @@ fn build_spm(meta: &Metadata) -> Result<(Vocab, Model, bool), TokenizerError> {
     let space_prefix = vocab::flag(meta, "tokenizer.ggml.add_space_prefix", true)?;
     let spm = Spm::new(&vocab, scores, space_prefix);
     Ok((vocab, Model::Spm(spm), true))
+}
+
+/// BERT puts its classification token first and its separator last; they take the places of beginning and end here.
+fn build_wordpiece(meta: &Metadata) -> Result<(Vocab, Model, bool), TokenizerError> {
+    let mut vocab = Vocab::new(meta, Encoding::SentencePiece)?;
+    let key = |name: &str, default: u32| {
+        let id = meta.u64(&format!("tokenizer.ggml.{name}_token_id")).unwrap_or(default.into());
+        u32::try_from(id).ok().filter(|&id| (id as usize) < vocab.len())
+    };
+    // The ids that old files leave out are those of the first BERT. The key is spelled like that in the files.
+    let (unknown, first, last) = (key("unknown", 100), key("cls", 101), key("seperator", 102));
+    vocab.special.unknown = unknown;
+    vocab.special.bos = vocab.special.bos.or(first);
+    vocab.special.eos = vocab.special.eos.or(last);
+    vocab.end_of_generation.extend(vocab.special.eos);
+    let wordpiece = WordPiece::new(meta, &vocab)?;
+    Ok((vocab, Model::WordPiece(wordpiece), true))
 }
 
 /// The chat templates by name, the main one under the empty name.

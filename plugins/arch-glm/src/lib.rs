@@ -16,7 +16,8 @@ impl Architecture for Glm {
         let post_norms = model.architecture() == "glm4";
         let dims = Dims::read(model, build)?;
         // Some sizes have biases on q, k and v and some have none; a file that has one must have all.
-        let biased = ["attn_q", "attn_qkv"].into_iter().any(|n| model.tensor(&format!("blk.0.{n}.bias")).is_some());
+        let projections = ["attn_q", "attn_k", "attn_v", "attn_qkv"];
+        let biased = projections.into_iter().any(|n| model.tensor(&format!("blk.0.{n}.bias")).is_some());
         let attention = AttentionSpec {
             qkv: Qkv::Either,
             bias: if biased { Bias::Required } else { Bias::None },

@@ -1,7 +1,12 @@
 //! Runs reference models through the built plugin files and measures how far their logits are from those recorded.
 #![forbid(unsafe_code)]
 
+mod cases;
+mod quantised;
 pub mod server;
+mod specification;
+mod tiny;
+mod variant;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +18,12 @@ use rocmforge_engine::{
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 use rocmforge_test_support::{expected_json, npy_f32, token_ids};
 use serde_json::Value;
+
+pub use cases::{Cases, Count, cases};
+pub use quantised::{Quantised, quantised};
+pub use specification::Specification;
+pub use tiny::{Random, Tiny};
+pub use variant::Variant;
 
 /// Largest difference of a logit from transformers' that an F32 model may show.
 pub const TOLERANCE: f32 = 5e-4;
@@ -40,18 +51,28 @@ pub fn plugins() -> Arc<Plugins> {
         .clone()
 }
 
-/// A model of so many sequences at once, in blocks of 16 tokens.
-pub fn load(path: &Path, max_tokens: usize, max_sequences: usize) -> Model {
+/// For so many sequences at once, in blocks of 16 tokens.
+pub fn load_options(max_tokens: usize, max_sequences: usize) -> LoadOptions {
     let compile = CompileOptions { max_tokens: max_tokens as u32, max_sequences: max_sequences as u32, block_size: 16 };
     // The pack's sequences are short, and some models choose their rope by the longest context that is served.
-    let options = LoadOptions { architecture: None, context_length: Some(256), fallback: true, compile };
+    LoadOptions { architecture: None, context_length: Some(256), fallback: true, compile }
+}
+
+/// A model of so many sequences at once, in blocks of 16 tokens.
+pub fn load(path: &Path, max_tokens: usize, max_sequences: usize) -> Model {
+    let options = load_options(max_tokens, max_sequences);
     Model::load(&plugins(), path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Logits `[tokens, vocab]` after each token, in steps of `chunk`.
 pub fn logits(model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    logits_of(&mut model.executable, tokens, chunk)
+}
+
+/// The same of anything that runs.
+pub fn logits_of(runner: &mut dyn Runner, tokens: &[u32], chunk: usize) -> Vec<f32> {
     let mut all = vec![];
-    let mut sequence = SingleSequence::new(&mut model.executable, tokens.len()).expect("room for the sequence");
+    let mut sequence = SingleSequence::new(runner, tokens.len()).expect("room for the sequence");
     for piece in tokens.chunks(chunk) {
         all.extend_from_slice(sequence.feed(piece, Rows::All).expect("the step runs"));
     }

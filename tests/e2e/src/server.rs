@@ -41,11 +41,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `rocmforge-host ARGS.. serve --port 0` and waits until it is ready.
-    pub fn start(args: &[&str]) -> Server {
+    /// Starts `rocmforge-host ARGS.. serve --port 0 MORE..` and waits until it is ready.
+    pub fn start(args: &[&str], more: &[&str]) -> Server {
         let mut child = host()
             .args(args)
             .args(["serve", "--port", "0"])
+            .args(more)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

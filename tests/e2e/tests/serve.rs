@@ -9,7 +9,7 @@ use rocmforge_e2e::server::{Server, repository};
 
 fn shipped() -> Server {
     let config = repository().join("plugins.toml");
-    Server::start(&["--config", config.to_str().expect("a path in UTF-8")])
+    Server::start(&["--config", config.to_str().expect("a path in UTF-8")], &[])
 }
 
 fn python(program: &str, args: &[&str]) -> (bool, String) {
