@@ -20,7 +20,12 @@ impl Options {
     /// An unknown key or a value of the wrong type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         let json = if self.json.is_empty() { "{}" } else { &self.json };
-        serde_json::from_str(json).map_err(|e| Error::invalid(format!("plugin options: {e}")))
+        serde_json::from_str(json).map_err(|e| {
+            // The place in the JSON is no place in the user's file.
+            let message = e.to_string();
+            let message = message.split(" at line ").next().unwrap_or(&message);
+            Error::invalid(format!("plugin options: {message}"))
+        })
     }
 
     /// For a plugin without options: a table with keys is an error that names them.

@@ -144,7 +144,7 @@ fn a_step_without_a_whole_input_is_refused_by_its_name() {
     };
     // Aligned by way of the numbers themselves, and one byte into them.
     let numbers = [1.0f32, 2.0, 3.0, 4.0, 5.0];
-    let mut raw = vec![0; 24];
+    let mut raw = [0; 24];
     let start = raw.as_ptr().align_offset(4);
     raw[start..start + 20].copy_from_slice(&bytes(&numbers));
     let aligned = |n: usize| &raw[start..start + 4 * n];

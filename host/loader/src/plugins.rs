@@ -214,7 +214,11 @@ impl Plugins {
         let mut best: Vec<&Architecture> = vec![];
         let mut best_fit = 1;
         for architecture in self.architectures.iter().filter(|a| a.info.claims.iter().any(|c| c == wanted)) {
-            let fit = architecture.fit(file)?;
+            let fit = architecture.fit(file).unwrap_or_else(|e| {
+                // One faulty plugin must not keep the others from a file that they can take.
+                tracing::warn!("{e}; another plugin is asked");
+                0
+            });
             if fit > best_fit {
                 best.clear();
             }

@@ -117,7 +117,7 @@ fn truncated_libraries_are_refused_at_every_length() {
 
 /// Runs the example `list`, which loads plugins as a host does, and returns its lines. It must end well.
 fn list(paths: &[&Path]) -> Vec<String> {
-    let program = build(&["-p", "rocmforge-loader", "--example", "list"]).join("examples/list");
+    let program = build(&["--workspace", "--examples"]).join("examples/list");
     let output = Command::new(program).args(paths).output().expect("the example");
     assert!(output.status.success(), "{paths:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()

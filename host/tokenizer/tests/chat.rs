@@ -129,6 +129,9 @@ fn a_hostile_template_hits_a_limit() {
     fails("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
     fails("{{ 'x' * 10000000000 }}");
     fails("{{ range(1000000000000) | list }}");
+    fails("{{ '%4000000000d' | format(1) }}");
+    fails("{{ '{:>4000000000}'.format('x') }}");
+    fails("{{ 'x' | indent(4000000000, true) }}");
     fails(&format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)));
 }
 

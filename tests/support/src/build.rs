@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The folder that cargo puts this build's libraries and programs into, e.g. `target/release`.
 pub fn build_folder() -> PathBuf {
@@ -7,7 +8,7 @@ pub fn build_folder() -> PathBuf {
     test.parent().and_then(Path::parent).expect("a test program in <target>/<profile>/deps").to_owned()
 }
 
-/// Runs `cargo build` on targets of the workspace, e.g. `["-p", "rocmforge-arch-llama"]`, in the profile and target
+/// Runs `cargo build` on targets of the workspace, e.g. `["--workspace", "--examples"]`, in the profile and target
 /// folder of the test program. A test cannot depend on a `cdylib` in any other way.
 pub fn build(targets: &[&str]) -> PathBuf {
     let folder = build_folder();
@@ -20,15 +21,17 @@ pub fn build(targets: &[&str]) -> PathBuf {
         .args(targets)
         .arg("--target-dir")
         .arg(folder.parent().expect("a target folder"))
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .current_dir(crate::repository())
         .status()
         .expect("cargo");
     assert!(status.success(), "cargo build {targets:?} failed");
     folder
 }
 
-/// Builds plugin packages of the workspace and returns the paths of their libraries, in the same order.
+/// Builds the workspace, once per test program, and returns the paths of plugin packages' libraries, in the same order.
+/// The whole of it, because building single packages chooses other features of dependencies and compiles those again.
 pub fn build_plugins<const N: usize>(packages: [&str; N]) -> [PathBuf; N] {
-    let folder = build(&packages.iter().flat_map(|p| ["-p", p]).collect::<Vec<_>>());
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| build(&["--workspace"]));
     packages.map(|p| folder.join(format!("lib{}{}", p.replace('-', "_"), std::env::consts::DLL_SUFFIX)))
 }

@@ -10,14 +10,22 @@ use std::path::{Path, PathBuf};
 pub use build::{build, build_folder, build_plugins};
 use serde_json::Value;
 
+/// The root of the checkout that the current folder is in. Looked for at run time: a program built elsewhere, like the
+/// frozen ones, must find the checkout that it is run in.
+pub fn repository() -> PathBuf {
+    let folder = std::env::current_dir().expect("a current folder");
+    let root = folder.ancestors().find(|f| f.join("tests/models/reference").is_dir());
+    root.unwrap_or_else(|| panic!("{} is in no checkout of this repository", folder.display())).to_owned()
+}
+
 /// The ground-truth models that are committed, one directory each.
 pub fn committed_models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/reference")
+    repository().join("tests/models/reference")
 }
 
 /// The whole pack of ground-truth models, `<repo>/../shared/reference`, where it is present.
 pub fn reference_pack() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
+    let path = repository().parent()?.join("shared/reference");
     path.is_dir().then_some(path)
 }
 

@@ -78,6 +78,8 @@ impl ChatTemplate {
         environment.remove_global("debug");
         environment.set_formatter(python::format);
         environment.add_filter("tojson", json::tojson);
+        environment.add_filter("format", python::format_filter);
+        environment.add_filter("indent", python::indent_filter);
         environment.add_test("iterable", python::is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter};
 
 use super::json::python_float;
@@ -23,6 +23,59 @@ pub(super) fn is_iterable(value: &Value) -> bool {
     !value.is_none() && value.try_iter().is_ok()
 }
 
+/// Widest padding that a template may ask for; each is one allocation of that size.
+const WIDTH: usize = 1000;
+
+/// Refuses format strings such as `%4000000000d`.
+fn check_widths(format: &str) -> Result<(), Error> {
+    let too_wide = |digits: &str| digits.trim_start_matches('0').len() > 3;
+    match format.split(|c: char| !c.is_ascii_digit()).find(|digits| too_wide(digits)) {
+        Some(digits) => {
+            let message = format!("a width in a format string: expected at most {WIDTH}, found {digits}");
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The filter `format`, with bounded widths.
+pub(super) fn format_filter(state: &mut State, format: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    check_widths(format.as_str().unwrap_or_default())?;
+    minijinja::filters::format(state, format, args)
+}
+
+/// The filter `indent(width=4, first=false, blank=false)` of Jinja, with a bounded width.
+pub(super) fn indent_filter(
+    text: &str,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let flag = |given: Option<bool>, name: &str| -> Result<bool, Error> {
+        match given {
+            Some(value) => Ok(value),
+            None => Ok(kwargs.get::<Option<bool>>(name)?.unwrap_or(false)),
+        }
+    };
+    let width = match width {
+        Some(width) => width,
+        None => kwargs.get::<Option<usize>>("width")?.unwrap_or(4),
+    };
+    let (first, blank) = (flag(first, "first")?, flag(blank, "blank")?);
+    kwargs.assert_all_used()?;
+    if width > WIDTH {
+        let message = format!("indent: expected a width of at most {WIDTH}, found {width}");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    let pad = " ".repeat(width);
+    let line = |(i, line): (usize, &str)| match (i == 0 && !first) || (line.is_empty() && !blank) {
+        true => line.to_owned(),
+        false => format!("{pad}{line}"),
+    };
+    Ok(text.split('\n').enumerate().map(line).collect::<Vec<_>>().join("\n"))
+}
+
 /// Methods of strings and lists beyond those of `minijinja_contrib::pycompat`.
 pub(super) fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let own = match (value.kind(), value.as_str()) {
@@ -32,6 +85,10 @@ pub(super) fn call_method(state: &mut State, value: &Value, method: &str, args: 
     };
     match own {
         Some(result) => Ok(result),
+        None if method == "format" => {
+            check_widths(value.as_str().unwrap_or_default())?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+        }
         None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
     }
 }

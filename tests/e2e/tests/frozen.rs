@@ -1,0 +1,82 @@
+//! Binaries of released ABI versions and today's, loading each other.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rocmforge_e2e::{TOLERANCE, build_folder, logits, max_difference};
+use rocmforge_loader::config::PluginEntry;
+use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
+use rocmforge_test_support::{committed_models, expected_json, npy_f32, repository, token_ids};
+
+/// One folder per released minor version.
+fn frozen() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(repository().join("tests/frozen")).expect("the folder is there").flatten();
+    let folders: Vec<_> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    assert!(!folders.is_empty());
+    folders
+}
+
+/// Unpacks a frozen file into a folder.
+fn unpack(from: &Path, file: &str, to: &Path) -> PathBuf {
+    let packed = from.join(format!("{file}.gz"));
+    let output = Command::new("gzip").arg("-dc").arg(&packed).output().expect("gzip runs");
+    assert!(output.status.success(), "{}: {}", packed.display(), String::from_utf8_lossy(&output.stderr));
+    let path = to.join(file);
+    std::fs::write(&path, output.stdout).expect("the file is written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    path
+}
+
+#[test]
+fn old_plugins_run_in_todays_host() {
+    let dir = committed_models().join("llama3-gqa");
+    let tokens = token_ids(&expected_json(&dir)["sequences"]["random48"]["ids"]);
+    let (_, recorded) = npy_f32(dir.join("logits.npy"));
+    for folder in frozen() {
+        let place = tempfile::tempdir().expect("a folder");
+        let entry = |file: &str| PluginEntry {
+            name: None,
+            path: Some(unpack(&folder, file, place.path())),
+            optional: false,
+            options: Default::default(),
+        };
+        let plugins = vec![entry("librocmforge_arch_llama.so"), entry("libfixture_reference.so")];
+        let config = Config { plugins, ..Config::default() };
+        let plugins = Arc::new(Plugins::load(&config, None).expect("the frozen plugins load"));
+        let compile = CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 16 };
+        let options = LoadOptions { architecture: None, context_length: None, fallback: false, compile };
+        let model = Model::load(&plugins, &dir.join("model.gguf"), &options, &mut |_| {});
+        let mut model = model.expect("the model loads");
+        assert_eq!(model.placement.rows[0].backend, "reference");
+        let difference = max_difference(&logits(&mut model, &tokens, 7), &recorded);
+        assert!(difference <= TOLERANCE, "{}: {difference}", folder.display());
+    }
+}
+
+#[test]
+fn todays_plugins_run_in_an_old_host() {
+    let model = committed_models().join("llama3-gqa");
+    for folder in frozen() {
+        let place = tempfile::tempdir().expect("a folder");
+        let copy = |from: &Path, file: &str| std::fs::copy(from.join(file), place.path().join(file)).expect("a copy");
+        unpack(&folder, "accuracy", place.path());
+        copy(&build_folder(), "librocmforge_arch_llama.so");
+        copy(&build_folder(), "librocmforge_backend_cpu.so");
+        let output = Command::new(place.path().join("accuracy"))
+            .arg(&model)
+            .current_dir(repository())
+            .output()
+            .expect("the frozen host starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let row = text.lines().find(|l| l.contains("llama3-gqa")).expect("a row of the table");
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        assert!(cells.contains(&"equal") && !cells.contains(&"DIFFERENT"), "{row}");
+        let differences: Vec<f32> = cells.iter().filter_map(|c| c.parse().ok()).collect();
+        assert_eq!(differences.len(), 3, "{row}");
+        assert!(differences.iter().all(|&d| d <= TOLERANCE), "{row}");
+    }
+}
