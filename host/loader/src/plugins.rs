@@ -213,10 +213,12 @@ impl Plugins {
         };
         let mut best: Vec<&Architecture> = vec![];
         let mut best_fit = 1;
+        let mut failed = String::new();
         for architecture in self.architectures.iter().filter(|a| a.info.claims.iter().any(|c| c == wanted)) {
             let fit = architecture.fit(file).unwrap_or_else(|e| {
                 // One faulty plugin must not keep the others from a file that they can take.
-                tracing::warn!("{e}; another plugin is asked");
+                tracing::warn!("{e}");
+                failed.push_str(&format!("; {e}"));
                 0
             });
             if fit > best_fit {
@@ -229,7 +231,7 @@ impl Plugins {
         }
         match best[..] {
             [one] => Ok(one),
-            [] => fail(format!("no loaded plugin takes architecture '{wanted}'; loaded: {}", self.names())),
+            [] => fail(format!("no loaded plugin takes architecture '{wanted}'{failed}; loaded: {}", self.names())),
             _ => {
                 let names: Vec<_> = best.iter().map(|a| a.info.name.as_str()).collect();
                 fail(format!(

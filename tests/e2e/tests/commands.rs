@@ -33,11 +33,18 @@ fn the_host_is_linked_with_no_plugin() {
     assert!(!libraries.contains("rocmforge"), "{libraries}");
 }
 
+/// Copies a file into a folder. In another process: while this one has a program open for writing, a child that another
+/// test starts at that moment inherits the descriptor, and the program cannot be run.
+fn copy(file: &Path, folder: &Path) {
+    let status = Command::new("cp").arg(file).arg(folder).status().expect("cp runs");
+    assert!(status.success(), "{}", file.display());
+}
+
 #[test]
 fn without_a_backend_the_host_says_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     for file in ["rocmforge-host", "librocmforge_arch_llama.so"] {
-        std::fs::copy(build_folder().join(file), folder.path().join(file)).expect("a copy");
+        copy(&build_folder().join(file), folder.path());
     }
     let model = demo();
     let output = Command::new(folder.path().join("rocmforge-host"))

@@ -1,7 +1,6 @@
 //! Binaries of released ABI versions and today's, loading each other.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -19,14 +18,13 @@ fn frozen() -> Vec<PathBuf> {
     folders
 }
 
-/// Unpacks a frozen file into a folder.
+/// Unpacks a frozen file into a folder. A child writes it: a program that this process has open for writing cannot be run
+/// by a child that inherits the descriptor.
 fn unpack(from: &Path, file: &str, to: &Path) -> PathBuf {
-    let packed = from.join(format!("{file}.gz"));
-    let output = Command::new("gzip").arg("-dc").arg(&packed).output().expect("gzip runs");
-    assert!(output.status.success(), "{}: {}", packed.display(), String::from_utf8_lossy(&output.stderr));
-    let path = to.join(file);
-    std::fs::write(&path, output.stdout).expect("the file is written");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let (packed, path) = (from.join(format!("{file}.gz")), to.join(file));
+    let script = "gzip -dc \"$1\" > \"$2\" && chmod 755 \"$2\"";
+    let status = Command::new("sh").args(["-c", script, "sh"]).arg(&packed).arg(&path).status().expect("sh runs");
+    assert!(status.success(), "{}", packed.display());
     path
 }
 
