@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rocmforge_engine::{EngineConfig, EngineHandle};
+use rocmforge_engine::{EngineConfig, EngineHandle, Runner};
 use rocmforge_loader::config::ModelEntry;
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 

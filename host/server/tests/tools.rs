@@ -7,6 +7,8 @@ use rocmforge_server::ServedModel;
 use rocmforge_tokenizer::EncodeOptions;
 use serde_json::{Value, json};
 
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
 const TEXT: &str = " the sequence, that ñ is";
 
 async fn parrot() -> Server {
@@ -19,6 +21,13 @@ fn ids(text: &str) -> Vec<u32> {
 
 fn with_bos(text: &str) -> Vec<u32> {
     [vec![tokenizer().bos().unwrap()], ids(text)].concat()
+}
+
+/// A chat request with further members.
+fn chat(members: Value) -> Value {
+    let mut body = json!({"temperature": 0, "messages": hello()});
+    body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    body
 }
 
 fn hello() -> Value {
@@ -92,8 +101,8 @@ async fn refusals_name_what_is_wrong() {
     for path in ["/tokenize", "/generate", "/generate/stream"] {
         check(path, json!({"prompt": "x", "model": "none"}), 404, "model_not_found", "model").await;
     }
-    let chat = json!({"messages": hello(), "model": "none"});
-    check("/apply-template", chat, 404, "model_not_found", "model").await;
+    let body = json!({"messages": hello(), "model": "none"});
+    check("/apply-template", body, 404, "model_not_found", "model").await;
     check("/detokenize", json!({"tokens": [], "model": "none"}), 404, "model_not_found", "model").await;
     check("/detokenize", json!({"tokens": [1, 4_000_000]}), 400, "invalid_value", "tokens[1]").await;
     check("/apply-template", json!({}), 400, "missing_required_parameter", "messages").await;
@@ -207,7 +216,87 @@ async fn any_request_can_be_cancelled_by_its_id() {
     let prompt = json!({"prompt": "x", "temperature": 0, "ignore_eos": true});
     check("/generate", prompt.clone(), false).await;
     check("/generate/stream", prompt.clone(), true).await;
-    check("/v1/completions", prompt, false).await;
-    let chat = json!({"messages": hello(), "stream": true, "ignore_eos": true});
-    check("/v1/chat/completions", chat, true).await;
+    check(COMPLETIONS, prompt, false).await;
+    check(CHAT, chat(json!({"stream": true, "ignore_eos": true})), true).await;
+}
+
+#[tokio::test]
+async fn metrics_count_what_has_happened() {
+    let server = Server::with_model(model(TEXT)).await;
+    server.post(CHAT, chat(json!({}))).await;
+    server.post(CHAT, chat(json!({"stream": true, "n": 2}))).await;
+    let text = server.get("/metrics").await.body;
+    let check = |line: &str| assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    let model = "model=\"org/parrot\"";
+    check(&format!("rocmforge_requests_started_total{{{model}}} 2"));
+    check(&format!("rocmforge_requests_completed_total{{{model}}} 2"));
+    check(&format!("rocmforge_requests_cancelled_total{{{model}}} 0"));
+    check(&format!("rocmforge_generated_tokens_total{{{model}}} {}", 3 * (ids(TEXT).len() + 1)));
+    check(&format!("rocmforge_time_to_first_token_seconds_count{{{model}}} 2"));
+    check(&format!("rocmforge_inter_token_latency_seconds_count{{{model}}} {}", 3 * (ids(TEXT).len() - 1)));
+    check(&format!("rocmforge_request_decode_time_seconds_count{{{model}}} 3"));
+    check(&format!("rocmforge_queue_length{{{model}}} 0"));
+    check(&format!("rocmforge_active_requests{{{model}}} 0"));
+    check(&format!("rocmforge_kv_blocks_used{{{model},group=\"0\"}} 0"));
+    check(&format!("rocmforge_kv_blocks_total{{{model},group=\"0\"}} 256"));
+
+    let answers = 3 * (ids(TEXT).len() + 1);
+    let prompts = 2 * (ids("user: Hi\n").len() + 1);
+    let series =
+        |name: &str, more: &str, value: &str| check(&format!("vllm:{name}{{model_name=\"org/parrot\"{more}}} {value}"));
+    for gauge in ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"] {
+        series(gauge, "", "0.0");
+    }
+    series("prompt_tokens_total", "", &prompts.to_string());
+    series("generation_tokens_total", "", &answers.to_string());
+    series("num_preemptions_total", "", "0");
+    series("request_success_total", ",finished_reason=\"stop\"", "3");
+    for reason in ["length", "abort", "error"] {
+        series("request_success_total", &format!(",finished_reason=\"{reason}\""), "0");
+    }
+    series("cache_config_info", ",block_size=\"4\",num_gpu_blocks=\"256\"", "1");
+    // Every answer looks for its prompt.
+    series("prefix_cache_queries_total", "", &(3 * prompts / 2).to_string());
+    assert!(text.contains("\nvllm:prefix_cache_hits_total{model_name=\"org/parrot\"} "), "{text}");
+    let lora = "max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} 1";
+    assert!(text.contains(&format!("\nvllm:lora_requests_info{{model_name=\"org/parrot\",{lora}")), "{text}");
+    for (histogram, count) in [
+        ("time_to_first_token_seconds", 2),
+        ("inter_token_latency_seconds", 3 * (ids(TEXT).len() - 1)),
+        ("e2e_request_latency_seconds", 2),
+        ("request_queue_time_seconds", 3),
+        ("request_prefill_time_seconds", 3),
+        ("request_decode_time_seconds", 3),
+        ("request_prompt_tokens", 3),
+        ("request_generation_tokens", 3),
+    ] {
+        series(&format!("{histogram}_count"), "", &count.to_string());
+        check(&format!("# TYPE vllm:{histogram} histogram"));
+    }
+    series("request_generation_tokens_sum", "", &format!("{answers}.0"));
+}
+
+#[tokio::test]
+async fn answers_say_how_long_they_took() {
+    let server = Server::with_model(model(TEXT)).await;
+    let check = |body: &Value| {
+        let (timings, usage) = (&body["timings"], &body["usage"]);
+        assert_eq!(timings["predicted_n"], ids(TEXT).len() + 1, "{body}");
+        let seen = timings["prompt_n"].as_u64().unwrap() + timings["cache_n"].as_u64().unwrap();
+        assert_eq!(seen as usize, ids("user: Hi\n").len() + 1, "{body}");
+        assert!(usage.is_null() || usage["prompt_tokens_details"]["cached_tokens"] == timings["cache_n"], "{body}");
+        for name in ["prompt_ms", "prompt_per_second", "predicted_ms", "predicted_per_second", "predicted_per_token_ms"]
+        {
+            assert!(timings[name].as_f64().unwrap() > 0.0, "{name}: {body}");
+        }
+    };
+    check(&server.post(CHAT, chat(json!({}))).await.json());
+    for options in [json!({"include_usage": true}), json!({})] {
+        let events = server.post(CHAT, chat(json!({"stream": true, "stream_options": options}))).await.events();
+        let (last, before) = events.split_last().unwrap();
+        check(last);
+        assert!(before.iter().all(|e| e.get("timings").is_none()));
+    }
+    let members = json!({"prompt": "user: Hi\n", "stream": true, "temperature": 0});
+    check(server.post(COMPLETIONS, members).await.events().last().unwrap());
 }
