@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use rocmforge_e2e::python;
-use rocmforge_e2e::server::{Server, repository, run};
+use rocmforge_e2e::server::{Server, host, repository, run};
 use serde_json::{Value, json};
 
 fn shipped(keys: &[&str]) -> Server {
@@ -38,6 +38,22 @@ fn the_official_client_needs_one_of_the_keys() {
         |route: &str| server.metric(&format!("rocmforge_http_responses_total{{route=\"{route}\",status=\"401\"}}"));
     let routes = ["/v1/models", "/v1/chat/completions", "/v1/completions"];
     assert_eq!(routes.map(refused), [Some(4.0); 3]);
+}
+
+#[test]
+fn keys_that_cannot_be_used_keep_the_server_from_starting() {
+    let check = |keys: &str, part: &str| {
+        let config = repository().join("plugins.toml");
+        let mut command = host();
+        command.env("ROCMFORGE_API_KEYS", keys).arg("--config").arg(config).args(["serve", "--port", "0"]);
+        let output = command.output().expect("the host ends");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let line = text.lines().last().unwrap_or_default();
+        assert!(line.starts_with("error: API keys, ROCMFORGE_API_KEYS: ") && line.contains(part), "{text}");
+    };
+    check("", "at least 1 key");
+    check("abc,sha256:123", "64 hexadecimal digits");
 }
 
 #[test]
