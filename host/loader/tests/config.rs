@@ -62,6 +62,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert!(config.placement.backends.is_empty() && config.placement.fallback && config.placement.threads.is_none());
     assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8080));
     assert_eq!((config.server.max_body_mib.get(), config.server.shutdown_seconds), (32, 30));
+    assert_eq!(config.server.api_keys_file, None);
     let s = &config.scheduler;
     assert_eq!((s.max_sequences.get(), s.max_step_tokens.get(), s.block_size.get(), s.max_queue), (16, 512, 16, 256));
     assert!(s.prefix_cache && s.kv_cache_mib.is_none());
@@ -99,6 +100,7 @@ fn every_setting_is_read_and_paths_are_relative_to_the_file() {
         port = 0
         allowed_hosts = ["example.org"]
         cors_origins = ["https://example.org"]
+        api_keys_file = "keys.txt"
         max_body_mib = 1
         shutdown_seconds = 0
         default_max_tokens = 7
@@ -129,6 +131,7 @@ fn every_setting_is_read_and_paths_are_relative_to_the_file() {
         (&s.allowed_hosts[..], &s.cors_origins[..]),
         (&["example.org".to_owned()][..], &["https://example.org".to_owned()][..])
     );
+    assert_eq!(s.api_keys_file.as_deref(), Some(&*folder.join("keys.txt")));
     assert_eq!(s.default_max_tokens.map(|n| n.get()), Some(7));
     assert_eq!((config.log.filter.as_deref(), config.log.format), (Some("debug"), LogFormat::Json));
     assert_eq!(config.file.as_deref(), Some(Path::new("/etc/rocmforge/plugins.toml")));

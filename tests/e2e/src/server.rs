@@ -36,6 +36,8 @@ pub fn run(args: &[&str], input: &str) -> Output {
 pub struct Server {
     child: Child,
     log: Receiver<String>,
+    /// Sent with every request.
+    key: Option<String>,
     /// `127.0.0.1:PORT`
     pub address: String,
 }
@@ -43,7 +45,17 @@ pub struct Server {
 impl Server {
     /// Starts `rocmforge-host ARGS.. serve --port 0 MORE..` and waits until it is ready.
     pub fn start(args: &[&str], more: &[&str]) -> Server {
-        let mut child = host()
+        Server::start_with_keys(args, more, &[])
+    }
+
+    /// The same with `ROCMFORGE_API_KEYS` as these keys, where there are any; the first is sent with every request.
+    pub fn start_with_keys(args: &[&str], more: &[&str], keys: &[&str]) -> Server {
+        let mut command = host();
+        match keys {
+            [] => command.env_remove("ROCMFORGE_API_KEYS"),
+            keys => command.env("ROCMFORGE_API_KEYS", keys.join(",")),
+        };
+        let mut child = command
             .args(args)
             .args(["serve", "--port", "0"])
             .args(more)
@@ -54,7 +66,8 @@ impl Server {
         let (sender, log) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let mut server = Server { child, log, address: String::new() };
+        let key = keys.first().map(|k| (*k).to_owned());
+        let mut server = Server { child, log, key, address: String::new() };
         let line = server.wait_for("listening address=");
         let address = line.rsplit("address=").next().expect("the part after it");
         server.address = address.trim().to_owned();
@@ -77,17 +90,23 @@ impl Server {
 
     /// Status and body of a GET.
     pub fn get(&self, path: &str) -> (u16, String) {
-        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+        let key = self.key_header();
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{key}Connection: close\r\n\r\n", self.address))
     }
 
     /// Status and body of a POST of JSON.
     pub fn post(&self, path: &str, body: &str) -> (u16, String) {
+        let key = self.key_header();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\n{key}Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );
         self.request(&(head + body))
+    }
+
+    fn key_header(&self) -> String {
+        self.key.as_ref().map(|k| format!("Authorization: Bearer {k}\r\n")).unwrap_or_default()
     }
 
     fn request(&self, request: &str) -> (u16, String) {

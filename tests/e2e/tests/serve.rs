@@ -1,10 +1,9 @@
 //! The shipped configuration, served by the built host to real clients.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::Command;
 
-use rocmforge_e2e::build_folder;
+use rocmforge_e2e::python;
 use rocmforge_e2e::server::{Server, repository};
 
 fn shipped() -> Server {
@@ -12,41 +11,16 @@ fn shipped() -> Server {
     Server::start(&["--config", config.to_str().expect("a path in UTF-8")], &[])
 }
 
-fn python(program: &str, args: &[&str]) -> (bool, String) {
-    let output = Command::new(program).args(args).output().expect("python runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), text)
-}
-
-/// A Python with the official client, in a virtual environment that is made once.
-fn python_with_client() -> Option<String> {
-    let folder: PathBuf = build_folder().join("../python-clients");
-    let program = folder.join("bin/python");
-    let program = program.to_str()?.to_owned();
-    let works = |program: &str| {
-        let output = Command::new(program).args(["-c", "import openai"]).output();
-        output.is_ok_and(|o| o.status.success())
-    };
-    if !works(&program) {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).output().ok()?;
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "openai>=2,<4"];
-        if !made.status.success() || !Command::new(&program).args(pip).output().ok()?.status.success() {
-            return None;
-        }
-    }
-    works(&program).then_some(program)
-}
-
 #[test]
 fn the_official_client_is_answered() {
-    let Some(program) = python_with_client() else {
+    let Some(program) = python::with_client() else {
         println!("skipped: no virtual environment with the openai package (needs python3-venv and a network)");
         return;
     };
     let server = shipped();
     let script = repository().join("tests/e2e/python/openai_client.py");
     let url = format!("http://{}", server.address);
-    let (ok, text) = python(&program, &[script.to_str().expect("a path in UTF-8"), &url, "llama-demo"]);
+    let (ok, text) = python::run(&program, &[script.to_str().expect("a path in UTF-8"), &url, "llama-demo"]);
     println!("{text}");
     assert!(ok, "{text}");
     server.wait_for_metric("rocmforge_active_requests", |n| n == 0.0);
@@ -61,7 +35,7 @@ fn held_out_prompts_are_answered_as_recorded() {
     let server = shipped();
     let script = repository().join("tests/models/evaluate.py");
     let url = format!("http://{}", server.address);
-    let (ok, text) = python("python3", &[script.to_str().expect("a path in UTF-8"), "--url", &url]);
+    let (ok, text) = python::run("python3", &[script.to_str().expect("a path in UTF-8"), "--url", &url]);
     println!("{text}");
     assert!(ok, "{text}");
 }

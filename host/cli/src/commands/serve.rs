@@ -22,7 +22,12 @@ pub fn run(config: &mut Config, args: &Serve) -> Result<()> {
     let plugins = setup::plugins(config)?;
     plugins.require_backend()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")?;
-    runtime.block_on(serve(config, plugins, wanted, args.model.no_fallback))
+    let result = runtime.block_on(serve(config, plugins, wanted, args.model.no_fallback));
+    if result.is_err() {
+        // A server that cannot start does not wait for models that are still being loaded.
+        runtime.shutdown_background();
+    }
+    result
 }
 
 /// The model of the command line, else every model of the configuration.
