@@ -17,6 +17,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match dispatch(args) {
         Ok(code) => code,
+        // Whoever read the output, `head` for example, has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line with every cause; `main` returning the error would print several.
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
@@ -24,6 +26,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.into_iter().any(|kind| kind == std::io::ErrorKind::BrokenPipe)
 }
 
 fn dispatch(args: Args) -> anyhow::Result<ExitCode> {

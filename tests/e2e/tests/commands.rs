@@ -186,3 +186,17 @@ fn wrong_commands_are_refused_with_a_hint() {
     let model = demo();
     fails(&["logits", "--model", text(&model), "--tokens", "99999", "--out", "/dev/null"], &["99999"]);
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_fault() {
+    let mut child = rocmforge_e2e::server::host()
+        .args(["plugins", "list"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the host starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the host ends");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !message.contains("panicked"), "{message}");
+}

@@ -56,7 +56,7 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
             f.as_ref().map(|f| json!({"tokens": tokens, "tokens_per_second": f.median, "low": f.low, "high": f.high}))
         };
         let backend = placement.rows.first().map(|r| r.backend.clone());
-        println!(
+        say!(
             "{:#}",
             json!({
                 "model": entry.path, "backend": backend, "threads": threads, "repetitions": args.repetitions,
@@ -65,10 +65,10 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
         );
         return Ok(());
     }
-    println!("{name}, {threads} threads, median of {} (low to high):", args.repetitions);
+    say!("{name}, {threads} threads, median of {} (low to high):", args.repetitions);
     for (what, tokens, figures) in [("prompt", prompt, &pp), ("generation", generate, &tg)] {
         if let Some(f) = figures {
-            println!("  {what} of {tokens} tokens: {:.2} tokens/s ({:.2} to {:.2})", f.median, f.low, f.high);
+            say!("  {what} of {tokens} tokens: {:.2} tokens/s ({:.2} to {:.2})", f.median, f.low, f.high);
         }
     }
     Ok(())

@@ -11,14 +11,14 @@ use crate::setup;
 
 pub fn run(config: &Config, args: &Inspect) -> Result<()> {
     let file = GgufFile::open(&args.file)?;
-    print_file(&file, args.tensors);
+    print_file(&file, args.tensors)?;
     let plugins = setup::plugins(config)?;
     let options =
         LoadOptions { architecture: None, context_length: None, fallback: true, compile: served_options(config) };
     match Model::program(&plugins, &file, &options) {
         Ok(program) => {
             if args.program {
-                println!("\n{program}");
+                say!("\n{program}");
             }
             print_need(config, &plugins, program, file)
         }
@@ -28,61 +28,63 @@ pub fn run(config: &Config, args: &Inspect) -> Result<()> {
     }
 }
 
-fn print_file(file: &GgufFile, every_tensor: bool) {
+fn print_file(file: &GgufFile, every_tensor: bool) -> Result<()> {
     let parts: Vec<String> = file.shards().iter().map(|m| m.path().display().to_string()).collect();
-    println!("{}\nGGUF version {}, {:.1} MiB", parts.join("\n"), file.version(), mib(file.total_bytes()));
-    println!("\nmetadata ({}):", file.metadata().len());
+    say!("{}\nGGUF version {}, {:.1} MiB", parts.join("\n"), file.version(), mib(file.total_bytes()));
+    say!("\nmetadata ({}):", file.metadata().len());
     for (key, value) in file.metadata().iter() {
-        println!("  {key} = {value}");
+        say!("  {key} = {value}");
     }
     let mut types = BTreeMap::<_, (usize, u64)>::new();
     for t in file.tensors() {
         let entry = types.entry(t.dtype).or_default();
         *entry = (entry.0 + 1, entry.1 + t.len as u64);
     }
-    println!("\ntensors ({}):", file.tensors().len());
+    say!("\ntensors ({}):", file.tensors().len());
     for (dtype, (count, bytes)) in types {
-        println!("  {dtype}: {count} tensors, {:.1} MiB", mib(bytes));
+        say!("  {dtype}: {count} tensors, {:.1} MiB", mib(bytes));
     }
     if every_tensor {
         for t in file.tensors() {
             let dims: Vec<u64> = t.dims.iter().rev().copied().collect();
-            println!("  {} {}{dims:?} {} bytes", t.name, t.dtype, t.len);
-        }
-    }
-}
-
-fn print_need(config: &Config, plugins: &Plugins, program: Program, file: GgufFile) -> Result<()> {
-    let context = program.info.context_length as u64;
-    let block = config.scheduler.block_size.get() as u64;
-    println!("\nmemory:");
-    let (program, file) = (std::sync::Arc::new(program), std::sync::Arc::new(file));
-    for backend in plugins.backends() {
-        match backend.compile(program.clone(), file.clone(), served_options(config)) {
-            Ok(executable) => print_memory(backend, &executable, context, block),
-            Err(e) => println!("  {}: {e}", backend.name()),
+            say!("  {} {}{dims:?} {} bytes", t.name, t.dtype, t.len);
         }
     }
     Ok(())
 }
 
-fn print_memory(backend: &Backend, executable: &rocmforge_loader::Executable, context: u64, block: u64) {
+fn print_need(config: &Config, plugins: &Plugins, program: Program, file: GgufFile) -> Result<()> {
+    let context = program.info.context_length as u64;
+    let block = config.scheduler.block_size.get() as u64;
+    say!("\nmemory:");
+    let (program, file) = (std::sync::Arc::new(program), std::sync::Arc::new(file));
+    for backend in plugins.backends() {
+        match backend.compile(program.clone(), file.clone(), served_options(config)) {
+            Ok(executable) => print_memory(backend, &executable, context, block)?,
+            Err(e) => say!("  {}: {e}", backend.name()),
+        }
+    }
+    Ok(())
+}
+
+fn print_memory(backend: &Backend, executable: &rocmforge_loader::Executable, context: u64, block: u64) -> Result<()> {
     let need = executable.memory();
-    println!("  {}:", backend.name());
-    println!("    weights beside the file {:.1} MiB", mib(need.weights));
-    println!("    activations {:.1} MiB", mib(need.activations));
+    say!("  {}:", backend.name());
+    say!("    weights beside the file {:.1} MiB", mib(need.weights));
+    say!("    activations {:.1} MiB", mib(need.activations));
     for (group, bytes) in need.cache_block.iter().enumerate() {
         let (held, what) = match executable.program().group_window(group) {
             Some(window) => (context.min(u64::from(window)), format!("window of {window}")),
             None => (context, "whole context".to_owned()),
         };
         let blocks = held.div_ceil(block) + u64::from(held < context);
-        println!(
+        say!(
             "    KV cache group {group} ({what}): {} bytes per token, {:.1} MiB for a context of {context}",
             bytes / block,
             mib(bytes * blocks)
         );
     }
+    Ok(())
 }
 
 fn mib(bytes: u64) -> f64 {

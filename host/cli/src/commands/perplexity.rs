@@ -58,7 +58,7 @@ pub fn run(config: &Config, args: &Perplexity) -> Result<()> {
     eprintln!();
     let mean = sum / count as f64;
     let deviation = ((squares / count as f64 - mean * mean).max(0.0) / (count.max(2) - 1) as f64).sqrt();
-    println!(
+    say!(
         "perplexity {:.4} +/- {:.4} ({count} tokens in {windows} windows of {window})",
         mean.exp(),
         mean.exp() * deviation

@@ -20,14 +20,14 @@ pub fn list(config: &Config, as_json: bool) -> Result<()> {
             "skipped": plugins.skipped().iter()
                 .map(|s| json!({"name": s.name, "reason": s.reason})).collect::<Vec<_>>(),
         });
-        println!("{value:#}");
+        say!("{value:#}");
     } else {
-        plugins.libraries().iter().for_each(print_library);
+        plugins.libraries().iter().try_for_each(print_library)?;
         for backend in plugins.backends() {
-            println!("backend {}: {}", backend.name(), devices(backend).join("; "));
+            say!("backend {}: {}", backend.name(), devices(backend).join("; "));
         }
         for skipped in plugins.skipped() {
-            println!("left out {}: {}", skipped.name, skipped.reason);
+            say!("left out {}: {}", skipped.name, skipped.reason);
         }
     }
     Ok(plugins.require_backend()?)
@@ -39,8 +39,8 @@ pub fn check(file: &Path) -> Result<()> {
         return Err(LoaderError::Library { file, message: format!("crashes while it is loaded: {message}") }.into());
     }
     let library = Library::open(file)?;
-    print_library(library.info());
-    println!("ok");
+    print_library(library.info())?;
+    say!("ok");
     Ok(())
 }
 
@@ -57,19 +57,13 @@ fn library_json(info: &LibraryInfo) -> serde_json::Value {
     })
 }
 
-fn print_library(info: &LibraryInfo) {
-    println!(
-        "{} {} (abi {}, ir {}) {}",
-        info.name,
-        info.version,
-        info.abi_version,
-        info.ir_version,
-        info.path.display()
-    );
+fn print_library(info: &LibraryInfo) -> Result<()> {
+    say!("{} {} (abi {}, ir {}) {}", info.name, info.version, info.abi_version, info.ir_version, info.path.display());
     for a in &info.architectures {
-        println!("  architecture {} for {}", a.name, a.claims.join(", "));
+        say!("  architecture {} for {}", a.name, a.claims.join(", "));
     }
     for b in &info.backends {
-        println!("  backend {b}");
+        say!("  backend {b}");
     }
+    Ok(())
 }

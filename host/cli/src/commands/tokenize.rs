@@ -23,6 +23,6 @@ pub fn run(config: &Config, args: &Tokenize) -> Result<()> {
     } else {
         serde_json::to_string(&tokenizer.encode(&input, options))?
     };
-    println!("{ids}");
+    say!("{ids}");
     Ok(())
 }
