@@ -1,7 +1,9 @@
 use std::fmt;
 
 use crate::error::KernelError;
-use crate::int8::{Token8, Vnni512};
+use crate::int8::Token8;
+#[cfg(target_arch = "x86_64")]
+use crate::int8::Vnni512;
 use crate::simd::{Kernel, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};

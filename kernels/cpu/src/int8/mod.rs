@@ -6,6 +6,8 @@ mod format;
 mod pack;
 mod product;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use rocmforge_quant::DType;
 
@@ -19,8 +21,10 @@ use activations::{quantize_tile, row_bytes, tiles};
 use format::{ForPacking, Packing, ROWS, for_packing};
 use pack::{group_bytes, pack_group};
 use product::Product;
+pub(crate) use simd::Token8;
 use simd::{Int8, Kernel8};
-pub(crate) use simd::{Token8, Vnni512};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::Vnni512;
 
 /// Bytes of weights per task of a product with few rows.
 const TASK_BYTES: usize = 64 << 10;
@@ -101,6 +105,7 @@ impl Packed {
             return Err(KernelError::Weights { dtype, reason: "no interleaved layout".to_owned() });
         };
         let mut bytes = zeros(all)?;
+        advise_huge_pages(&mut bytes);
         let start = bytes.as_ptr().align_offset(64).min(SLACK);
         let row_bytes = dtype.row_bytes(cols).unwrap_or(0);
         let groups = rows.div_ceil(ROWS);
@@ -152,6 +157,23 @@ fn zeros(bytes: u64) -> Result<Vec<u8>, KernelError> {
         let p = std::alloc::alloc_zeroed(layout);
         if p.is_null() { Err(none()) } else { Ok(Vec::from_raw_parts(p, len, len)) }
     }
+}
+
+/// Asks for large pages: fewer faults while the memory is first written, and no page bounds that stop the processor's
+/// own prefetching while it is read. A system that says no costs nothing but speed.
+fn advise_huge_pages(bytes: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let skip = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
+        let len = (bytes.len() - skip) / PAGE * PAGE;
+        if len >= 2 << 20 {
+            // SAFETY: whole pages inside memory that is borrowed here; their contents stay.
+            unsafe { libc::madvise(bytes[skip..].as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
 }
 
 /// The layout for products with a type.
