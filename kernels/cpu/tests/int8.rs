@@ -208,3 +208,37 @@ fn sizes_and_types_that_do_not_fit_are_errors() {
     assert!(matches!(found, Err(KernelError::Weights { .. })));
     assert!(!Packed::supports(DType::Q8_0, Isa::scalar()));
 }
+
+#[test]
+fn the_largest_codes_do_not_overflow() {
+    let one = half_one();
+    let check = |dtype: DType, block: Vec<u8>| {
+        let cols = 2 * block.len() / dtype.layout().block_bytes * dtype.layout().block_elements;
+        let bytes = block.repeat(2 * 16);
+        let mut row = vec![0.0; cols];
+        rocmforge_quant::dequantize(dtype, &block.repeat(2), &mut row).unwrap();
+        let packed = packed(dtype, [1, 16, cols], &bytes);
+        for x in [127.0f32, -127.0] {
+            let expected: f32 = row.iter().map(|w| w * x).sum();
+            for mut cpu in cpus(1).into_iter().filter(|cpu| Packed::supports(dtype, cpu.isa())) {
+                let mut out = vec![0.0; 5 * 16];
+                cpu.matmul(&packed.matrix(0).unwrap(), &vec![x; 5 * cols], None, &mut out).unwrap();
+                assert!(out.iter().all(|y| *y == expected), "{dtype} {:?}: {out:?}, expected {expected}", cpu.isa());
+            }
+        }
+    };
+    let block = |parts: &[(u8, usize)], at: usize, scales: usize| {
+        let mut bytes: Vec<u8> = parts.iter().flat_map(|&(byte, n)| vec![byte; n]).collect();
+        (0..scales).for_each(|i| bytes[at + 2 * i..at + 2 * i + 2].copy_from_slice(&one));
+        bytes
+    };
+    check(DType::Q8_0, block(&[(0x80, 34)], 0, 1));
+    check(DType::Q8_0, block(&[(0x7f, 34)], 0, 1));
+    check(DType::Q4_0, block(&[(0xff, 18)], 0, 1));
+    check(DType::Q5_0, block(&[(0xff, 22)], 0, 1));
+    check(DType::Q5_1, block(&[(0xff, 24)], 0, 2));
+    check(DType::Q5_K, block(&[(0, 4), (1, 12), (0xff, 160)], 0, 2));
+    check(DType::Q6_K, block(&[(0xff, 192), (1, 18)], 208, 1));
+    check(DType::IQ4_NL, block(&[(0xff, 18)], 0, 1));
+    check(DType::IQ4_NL, block(&[(0x00, 18)], 0, 1));
+}

@@ -9,13 +9,13 @@ use super::format::BLOCK;
 pub(crate) enum Numbers {
     /// Scale, f32.
     Scale,
-    /// The sum of the codes, negative, i32.
+    /// The sum of the codes, negative, i32; times the weights' code of zero, if that is not 0.
     Sum,
     /// The same of the first 16.
     FirstSum,
     /// The same of the last 16.
     LastSum,
-    /// Scale times sum, f32.
+    /// Scale times the negative sum of the codes, f32.
     ScaledSum,
 }
 
@@ -69,9 +69,10 @@ fn quantize_block(x: &[f32; BLOCK], codes: &mut [i32; BLOCK]) -> f32 {
     largest / 127.0
 }
 
-/// Quantises the rows of one tile, `[rows, cols]`, to `out` of `rows * row_bytes(cols)`.
+/// Quantises the rows of one tile, `[rows, cols]`, to `out` of `rows * row_bytes(cols)`, for weights whose code of zero
+/// is 0 or two to the power of `zero`.
 #[inline(always)]
-pub(crate) fn quantize_tile(x: &[f32], cols: usize, out: &mut [u8]) {
+pub(crate) fn quantize_tile(x: &[f32], cols: usize, zero: i32, out: &mut [u8]) {
     let rows = x.len() / cols;
     let mut codes = [0i32; BLOCK];
     for (row, x) in x.chunks_exact(cols).enumerate() {
@@ -84,9 +85,9 @@ pub(crate) fn quantize_tile(x: &[f32], cols: usize, out: &mut [u8]) {
             let (first, last) = (-sum(&codes[..16]), -sum(&codes[16..]));
             let mut put = |which, bytes: [u8; 4]| out[place(rows, which, row)..][..4].copy_from_slice(&bytes);
             put(Numbers::Scale, scale.to_ne_bytes());
-            put(Numbers::Sum, (first + last).to_ne_bytes());
-            put(Numbers::FirstSum, first.to_ne_bytes());
-            put(Numbers::LastSum, last.to_ne_bytes());
+            put(Numbers::Sum, ((first + last) << zero).to_ne_bytes());
+            put(Numbers::FirstSum, (first << zero).to_ne_bytes());
+            put(Numbers::LastSum, (last << zero).to_ne_bytes());
             put(Numbers::ScaledSum, (scale * (first + last) as f32).to_ne_bytes());
         }
     }

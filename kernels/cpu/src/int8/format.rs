@@ -22,6 +22,8 @@ pub(crate) trait Codes {
     const VECTORS: usize;
     /// Whether codes may be 128 or more.
     const WIDE: bool;
+    /// Quads, 1, 2 or 4, of which the largest codes add up to at most 128.
+    const TOGETHER: usize;
 
     /// The codes of quad `quad` of 8.
     /// # Safety
@@ -72,6 +74,7 @@ pub(crate) struct Bits8;
 impl Codes for Bits8 {
     const VECTORS: usize = 8;
     const WIDE: bool = true;
+    const TOGETHER: usize = 1;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -114,6 +117,7 @@ pub(crate) struct Bits4;
 impl Codes for Bits4 {
     const VECTORS: usize = 4;
     const WIDE: bool = false;
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -131,6 +135,7 @@ pub(crate) struct Bits5;
 impl Codes for Bits5 {
     const VECTORS: usize = 5;
     const WIDE: bool = false;
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -156,6 +161,7 @@ pub(crate) struct Bits6;
 impl Codes for Bits6 {
     const VECTORS: usize = 6;
     const WIDE: bool = false;
+    const TOGETHER: usize = 2;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -178,6 +184,7 @@ pub(crate) struct Bits2;
 impl Codes for Bits2 {
     const VECTORS: usize = 2;
     const WIDE: bool = false;
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -196,6 +203,7 @@ pub(crate) struct Bits3;
 impl Codes for Bits3 {
     const VECTORS: usize = 3;
     const WIDE: bool = false;
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -226,6 +234,7 @@ pub(crate) struct Iq4;
 impl Codes for Iq4 {
     const VECTORS: usize = 4;
     const WIDE: bool = true;
+    const TOGETHER: usize = 1;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
@@ -244,6 +253,7 @@ pub(crate) struct Fp4;
 impl Codes for Fp4 {
     const VECTORS: usize = 4;
     const WIDE: bool = false;
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {

@@ -62,6 +62,21 @@ impl ForPacking for GroupBytes {
     }
 }
 
+/// The power of two that is the code of zero; 0: none.
+struct ZeroCode;
+
+impl ForPacking for ZeroCode {
+    type Out = i32;
+
+    fn format<P: Packing>(self) -> i32 {
+        P::ZERO
+    }
+
+    fn none(self) -> i32 {
+        0
+    }
+}
+
 struct PackGroup<'a> {
     dtype: DType,
     rows: &'a [u8],
@@ -187,6 +202,7 @@ struct Quantize<'a, 'b> {
     cols: usize,
     first: usize,
     height: usize,
+    zero: i32,
     out: &'a SharedMut<'b, u8>,
 }
 
@@ -196,7 +212,7 @@ impl Kernel8 for Quantize<'_, '_> {
         let (until, bytes) = (self.first + self.height, row_bytes(self.cols));
         // SAFETY: each tile is visited once.
         let out = unsafe { self.out.part(self.first * bytes..until * bytes) };
-        quantize_tile(&self.x[self.first * self.cols..until * self.cols], self.cols, out);
+        quantize_tile(&self.x[self.first * self.cols..until * self.cols], self.cols, self.zero, out);
     }
 }
 
@@ -222,9 +238,9 @@ impl Cpu {
         let (scratch, _) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         // SAFETY: f32 are bytes, of which all values are valid in both.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>(), 4 * scratch.len()) };
-        let tile = token.tile();
+        let (tile, zero) = (token.tile(), for_packing(dtype, ZeroCode));
         let to = SharedMut::new(&mut scratch[..n * row_bytes(cols)]);
-        let quantize = |(first, height)| token.run(Quantize { x, cols, first, height, out: &to });
+        let quantize = |(first, height)| token.run(Quantize { x, cols, first, height, zero, out: &to });
         if n <= tile {
             tiles(n, tile).for_each(quantize);
         } else {

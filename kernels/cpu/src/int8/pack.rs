@@ -134,9 +134,8 @@ fn unpack(dtype: DType, block: &[u8], out: &mut Block) {
         }
         DType::Q2_K => {
             halves(block, 80, 2, out);
-            for i in 0..16 {
-                (out.scales[i], out.mins[i]) = (block[i] & 15, block[i] >> 4);
-            }
+            out.scales.iter_mut().zip(&block[..16]).for_each(|(s, b)| *s = b & 15);
+            out.mins.iter_mut().zip(&block[..16]).for_each(|(m, b)| *m = b >> 4);
             pairs(&block[16..80], &mut out.codes);
         }
         DType::Q3_K => q3_k(block, out),

@@ -146,15 +146,22 @@ unsafe fn product<S: Int8, P: Packing, const R: usize>(
                     let mut products = [s.zero(); R];
                     if P::ZERO > 0 && !signed {
                         for (r, product) in products.iter_mut().enumerate() {
-                            *product = s.shl32(s.splat(x.add(place(R, which(), r))), P::ZERO);
+                            *product = s.splat(x.add(place(R, which(), r)));
                         }
                     }
                     let quads = 8 / P::K::PARTS;
-                    for quad in part * quads..(part + 1) * quads {
-                        let w = P::C::quad(s, codes, quad);
-                        for (r, product) in products.iter_mut().enumerate() {
-                            let x = x.add(4 * (quad * R + r));
-                            *product = if P::C::WIDE { s.dot_wide(*product, w, x) } else { s.dot(*product, w, x) };
+                    for first in (part * quads..(part + 1) * quads).step_by(P::C::TOGETHER) {
+                        let begin = |sum| if P::C::WIDE { sum } else { s.begin(sum) };
+                        let mut begun = products.map(begin);
+                        for quad in first..first + P::C::TOGETHER {
+                            let w = P::C::quad(s, codes, quad);
+                            for (r, begun) in begun.iter_mut().enumerate() {
+                                let x = x.add(4 * (quad * R + r));
+                                *begun = if P::C::WIDE { s.dot_wide(*begun, w, x) } else { s.dot(*begun, w, x) };
+                            }
+                        }
+                        for (product, begun) in products.iter_mut().zip(begun) {
+                            *product = if P::C::WIDE { begun } else { s.end(*product, begun) };
                         }
                     }
                     let [scale, min] = P::K::get(s, scales, lane, head, (block, part));

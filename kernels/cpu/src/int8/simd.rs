@@ -33,16 +33,18 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn shl(self, a: Self::I, bits: i32) -> Self::I;
     /// In units of 16 bits.
     fn shr(self, a: Self::I, bits: i32) -> Self::I;
-    /// In units of 32 bits.
-    fn shl32(self, a: Self::I, bits: i32) -> Self::I;
     /// Entry number `byte` of the table for every byte, all below 16.
     fn lookup(self, bytes: Self::I, table: &[u8; 16]) -> Self::I;
-    /// Adds to each lane the products of its four unsigned bytes, all below 128, with the four signed bytes at `x`,
-    /// none -128.
+    /// What `dot` adds to, before `end` adds it to `sum`.
+    fn begin(self, sum: Self::I) -> Self::I;
+    /// Adds, to each lane, the products of its four unsigned bytes with the four signed bytes at `x`, none -128. From
+    /// `begin` to `end`, the largest codes of a byte add up to at most 128.
     /// # Safety
     /// `x` is readable for 4 bytes.
-    unsafe fn dot(self, sum: Self::I, codes: Self::I, x: *const u8) -> Self::I;
-    /// The same for any codes, which are lowered by 128 if `SIGNED`.
+    unsafe fn dot(self, begun: Self::I, codes: Self::I, x: *const u8) -> Self::I;
+    /// `sum` and what `dot` has added since `begin(sum)`.
+    fn end(self, sum: Self::I, begun: Self::I) -> Self::I;
+    /// Adds the same products for any codes, which are lowered by 128 if `SIGNED`, to a sum.
     /// # Safety
     /// `x` is readable for 4 bytes.
     unsafe fn dot_wide(self, sum: Self::I, codes: Self::I, x: *const u8) -> Self::I;

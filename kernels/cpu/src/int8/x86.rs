@@ -64,6 +64,15 @@ impl Int8 for Vnni512 {
     const TILE: usize = 8;
     const SIGNED: bool = false;
 
+    #[inline(always)]
+    fn begin(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn end(self, _: __m512i, begun: __m512i) -> __m512i {
+        begun
+    }
+
     forward! {
         #[pointer] fn load(p: *const u8) -> __m512i = _mm512_loadu_si512(p.cast());
         #[pointer] fn splat(p: *const u8) -> __m512i = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
@@ -72,7 +81,6 @@ impl Int8 for Vnni512 {
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn shl(a: __m512i, bits: i32) -> __m512i = _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits));
         fn shr(a: __m512i, bits: i32) -> __m512i = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits));
-        fn shl32(a: __m512i, bits: i32) -> __m512i = _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits));
         fn lookup(bytes: __m512i, table: &[u8; 16]) -> __m512i = {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
@@ -117,13 +125,16 @@ impl Int8 for Avx2 {
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn shl(a: __m256i, bits: i32) -> __m256i = _mm256_sll_epi16(a, _mm_cvtsi32_si128(bits));
         fn shr(a: __m256i, bits: i32) -> __m256i = _mm256_srl_epi16(a, _mm_cvtsi32_si128(bits));
-        fn shl32(a: __m256i, bits: i32) -> __m256i = _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits));
         fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i = {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
-        #[pointer] fn dot(sum: __m256i, codes: __m256i, x: *const u8) -> __m256i = {
-            let pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi32(x.cast::<i32>().read_unaligned()));
-            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        fn begin(_sum: __m256i) -> __m256i = _mm256_setzero_si256();
+        // In 16 bits: two products of 127 per unit of the codes' sum of 128 just fit.
+        #[pointer] fn dot(begun: __m256i, codes: __m256i, x: *const u8) -> __m256i = {
+            _mm256_add_epi16(begun, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(x.cast::<i32>().read_unaligned())))
+        };
+        fn end(sum: __m256i, begun: __m256i) -> __m256i = {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(begun, _mm256_set1_epi16(1)))
         };
         #[pointer] fn dot_wide(sum: __m256i, codes: __m256i, x: *const u8) -> __m256i = {
             let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
