@@ -3,6 +3,7 @@ use std::sync::Arc;
 use crate::error::{KernelError, exact};
 use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShape, pack_tile};
 use crate::gemv::Gemv;
+use crate::int8;
 use crate::isa::Isa;
 use crate::matrix::{Layout, Matrix, can_decode};
 use crate::pool::Pool;
@@ -37,6 +38,11 @@ impl Cpu {
         self.workspace.reserve(needs)
     }
 
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The instruction set.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -44,10 +50,12 @@ impl Cpu {
 
     /// What [`matmul`](Cpu::matmul) needs for `rows` rows of `cols` inputs.
     pub fn matmul_needs(rows: usize, cols: usize) -> Needs {
+        let quantized = int8::scratch(rows, cols);
         if rows <= FEW_ROWS {
-            return Needs::default();
+            return Needs { packed: quantized, per_thread: 0 };
         }
-        Needs { packed: rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols), per_thread: PER_THREAD }
+        let tiles = rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols);
+        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD }
     }
 
     /// `out = x Wᵀ + bias`: `x` `[n, cols]`, `weight` `[rows, cols]`, `bias` `[rows]`, `out` `[n, rows]`.
@@ -75,6 +83,8 @@ impl Cpu {
         match weight.layout {
             Layout::AsStored if n <= FEW_ROWS => self.gemv(weight, x, bias, out),
             Layout::AsStored => self.gemm(weight, x, bias, out),
+            Layout::Interleaved if n == 0 => Ok(()),
+            Layout::Interleaved => self.packed_product(weight, x, bias, out),
         }
     }
 

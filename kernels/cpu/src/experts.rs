@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::int8::Packed;
 use crate::matrix::Matrix;
 use crate::shared::SharedMut;
 use crate::workspace::Needs;
@@ -71,17 +72,45 @@ fn softmax(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x /= sum);
 }
 
-/// The weights of a layer of experts, `[experts, outputs, inputs]`.
+/// The matrices of a layer of experts, `[experts, outputs, inputs]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Stack<'a> {
+    /// In the layout of the file.
+    AsStored {
+        /// Element type.
+        dtype: DType,
+        /// Experts, outputs, inputs.
+        dims: [usize; 3],
+        /// The matrices, one after the other.
+        bytes: &'a [u8],
+    },
+    /// With rows interleaved.
+    Packed(&'a Packed),
+}
+
+/// The weights of a layer of experts.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts<'a> {
-    /// Element type.
-    pub dtype: DType,
-    /// Experts, outputs, inputs.
-    pub dims: [usize; 3],
-    /// The matrices, one after the other.
-    pub bytes: &'a [u8],
+    /// The matrices.
+    pub stack: Stack<'a>,
     /// `[experts, outputs]`
     pub bias: Option<&'a [f32]>,
+}
+
+impl<'a> Experts<'a> {
+    fn dims(&self) -> [usize; 3] {
+        match self.stack {
+            Stack::AsStored { dims, .. } => dims,
+            Stack::Packed(packed) => packed.dims(),
+        }
+    }
+
+    fn matrix(&self, expert: usize) -> Result<Matrix<'a>, KernelError> {
+        match self.stack {
+            Stack::AsStored { dtype, dims, bytes } => Matrix::of_stack(dtype, dims, bytes, expert),
+            Stack::Packed(packed) => packed.matrix(expert),
+        }
+    }
 }
 
 /// Buffers of [`Cpu::expert_linear`].
@@ -167,7 +196,7 @@ impl Cpu {
         scratch: &mut ExpertScratch,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        let [count, outputs, inputs] = experts.dims;
+        let [count, outputs, inputs] = experts.dims();
         let rows = chosen.len();
         exact("inputs of experts", x.len().saturating_mul(share), rows.saturating_mul(inputs))?;
         exact("outputs of experts", out.len(), rows.saturating_mul(outputs))?;
@@ -182,7 +211,7 @@ impl Cpu {
         order.sort_unstable_by_key(|&i| (chosen[i as usize], i));
         for group in order.chunk_by(|&a, &b| chosen[a as usize] == chosen[b as usize]) {
             let expert = chosen[group[0] as usize] as usize;
-            let weight = Matrix::of_stack(experts.dtype, experts.dims, experts.bytes, expert)?;
+            let weight = experts.matrix(expert)?;
             let (x_in, y) = (&mut scratch.x[..group.len() * inputs], &mut scratch.out[..group.len() * outputs]);
             for (&i, to) in group.iter().zip(x_in.chunks_exact_mut(inputs)) {
                 let row = i as usize / share;

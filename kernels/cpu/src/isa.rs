@@ -1,6 +1,9 @@
 use std::fmt;
 
 use crate::error::KernelError;
+use crate::int8::Token8;
+#[cfg(target_arch = "x86_64")]
+use crate::int8::Vnni512;
 use crate::simd::{Kernel, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
@@ -63,6 +66,19 @@ impl Isa {
             Token::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
+        }
+    }
+
+    /// Products of 8-bit integers, if it has them: in 512 bits only with VNNI, otherwise in 256.
+    pub(crate) fn int8(self) -> Option<Token8> {
+        match self.0 {
+            Token::Scalar(_) => None,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(token) => Some(Token8::Avx2(token)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(token) => {
+                Vnni512::detect(token).map(Token8::Vnni512).or_else(|| Avx2::detect().map(Token8::Avx2))
+            }
         }
     }
 

@@ -4,24 +4,27 @@ use rocmforge_quant::DType;
 
 use crate::decode::{ForFormat, Format, decode_row, for_format};
 use crate::error::{KernelError, exact};
+use crate::int8::has_packing;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd};
 
 /// How a weight matrix lies in memory.
-///
-/// Layouts that interleave rows for wider kernels are further variants: `choose` picks one, the owner of the weights
-/// keeps what `pack` returns in the place of the file's bytes, and the matrix products match on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Layout {
-    /// Row after row, in the blocks of the file.
+    /// Row after row, in the blocks of the file. Multiplied as f32.
     AsStored,
+    /// Sixteen rows interleaved, as [`Packed`](crate::Packed) makes it. Multiplied as 8-bit integers.
+    Interleaved,
 }
 
 impl Layout {
     /// The layout in which a matrix of this type is fastest.
-    pub fn choose(_dtype: DType, _isa: Isa) -> Layout {
-        Layout::AsStored
+    pub fn choose(dtype: DType, isa: Isa) -> Layout {
+        match isa.int8() {
+            Some(_) if has_packing(dtype) => Layout::Interleaved,
+            _ => Layout::AsStored,
+        }
     }
 }
 
@@ -87,8 +90,11 @@ impl<'a> Matrix<'a> {
     /// A row as f32.
     ///
     /// # Errors
-    /// The row does not exist, `out` is not `cols` long, or the type cannot be decoded.
+    /// The row does not exist, `out` is not `cols` long, the type cannot be decoded, or rows are interleaved.
     pub fn decode_row(&self, isa: Isa, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
+        if self.layout != Layout::AsStored {
+            return Err(KernelError::mismatch("layout of a matrix", "rows as stored", "interleaved rows"));
+        }
         if row >= self.rows {
             return Err(KernelError::mismatch("row of a matrix", format!("below {}", self.rows), row));
         }

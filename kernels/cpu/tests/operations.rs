@@ -5,7 +5,7 @@ mod common;
 use common::{Random, close, cpus};
 use rocmforge_kernels_cpu::{
     Activation, Attention, Binary, Cpu, ExpertScratch, Experts, Gate, KvCache, KvShape, KvType, Norm, Rope, Router,
-    Sequences,
+    Sequences, Stack,
 };
 use rocmforge_quant::DType;
 
@@ -219,7 +219,8 @@ fn experts_are_chosen_per_token() {
             }
             for mut cpu in cpus(2) {
                 let dims = [count, outputs, inputs];
-                let experts = Experts { dtype: DType::Q8_0, dims, bytes: &bytes, bias: Some(&bias) };
+                let stack = Stack::AsStored { dtype: DType::Q8_0, dims, bytes: &bytes };
+                let experts = Experts { stack, bias: Some(&bias) };
                 let mut out = vec![f32::NAN; expected.len()];
                 let mut scratch = ExpertScratch::default();
                 cpu.expert_linear(&experts, &chosen, &x, share, &mut scratch, &mut out).unwrap();

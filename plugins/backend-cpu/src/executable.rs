@@ -5,6 +5,7 @@ use rocmforge_sdk::program::{Element, OutputBuffer, Step};
 use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, MemoryNeed, Program, Result};
 
 use crate::kernel_error;
+use crate::options::{ActivationOption, CpuOptions};
 use crate::plan::Plan;
 use crate::regions::Regions;
 use crate::rope_tables::RopeTables;
@@ -39,7 +40,7 @@ impl CpuExecutable {
     pub(crate) fn new(
         pool: Arc<Pool>,
         isa: Isa,
-        kv_type: KvType,
+        cpu_options: &CpuOptions,
         program: Program,
         options: CompileOptions,
     ) -> Result<CpuExecutable> {
@@ -51,10 +52,12 @@ impl CpuExecutable {
         });
         let shapes = shapes.collect();
         let plan = Plan::new(program, options)?;
+        let kv_type = cpu_options.kv_type.into();
+        let interleave = (cpu_options.activations == ActivationOption::Int8).then_some(isa);
         let threads = pool.threads();
         let memory = Memory {
             cpu: Cpu::new(pool, isa),
-            weights: Weights::new(&plan.program),
+            weights: Weights::new(&plan.program, interleave),
             values: Regions::new(plan.f32_widths),
             indices: Regions::new(plan.index_widths),
             caches: vec![],
@@ -94,6 +97,7 @@ impl Executable for CpuExecutable {
     fn finalize(&mut self) -> Result<()> {
         let (plan, memory) = (&self.plan, &mut self.memory);
         let experts = plan.experts;
+        memory.weights.finalize(&memory.cpu)?;
         memory.ropes.finalize(&memory.weights, plan.rows[0])?;
         memory.values.set_rows(plan.rows)?;
         memory.indices.set_rows(plan.rows)?;

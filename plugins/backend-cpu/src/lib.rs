@@ -58,7 +58,7 @@ impl Backend for CpuBackend {
     }
 
     fn compile(&self, program: Program, options: CompileOptions) -> Result<CpuExecutable> {
-        CpuExecutable::new(Arc::clone(&self.pool), self.isa, self.options.kv_type.into(), program, options)
+        CpuExecutable::new(Arc::clone(&self.pool), self.isa, &self.options, program, options)
     }
 }
 

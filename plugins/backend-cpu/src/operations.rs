@@ -43,7 +43,7 @@ impl Memory {
     }
 
     pub(crate) fn embed(&mut self, c: &Context<'_>, ids: ValueId, table: WeightId, scale: f32) -> Result<()> {
-        let (table, ids) = (self.weights.matrix(table)?, self.indices.get(c.plan.place(ids)?));
+        let (table, ids) = (self.weights.table(table)?, self.indices.get(c.plan.place(ids)?));
         self.cpu.embed(&table, ids, scale, self.values.get_mut(c.out()?)).map_err(failed)
     }
 

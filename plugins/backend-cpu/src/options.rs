@@ -11,11 +11,18 @@ pub(crate) struct CpuOptions {
     pub(crate) isa: String,
     /// Element type of the KV cache.
     pub(crate) kv_type: KvOption,
+    /// What products with weights of quantised types use.
+    pub(crate) activations: ActivationOption,
 }
 
 impl Default for CpuOptions {
     fn default() -> CpuOptions {
-        CpuOptions { threads: None, isa: "auto".to_owned(), kv_type: KvOption::F32 }
+        CpuOptions {
+            threads: None,
+            isa: "auto".to_owned(),
+            kv_type: KvOption::F32,
+            activations: ActivationOption::Int8,
+        }
     }
 }
 
@@ -34,4 +41,13 @@ impl From<KvOption> for KvType {
             KvOption::F16 => KvType::F16,
         }
     }
+}
+
+/// `int8` rounds the activations that are multiplied with weights of quantised types to 8 bits, with a scale per 32,
+/// where the processor has fast instructions for it; `f32` never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ActivationOption {
+    Int8,
+    F32,
 }

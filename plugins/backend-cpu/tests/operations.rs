@@ -33,6 +33,21 @@ fn every_isa(program: &Program, tolerance: f32) {
     }
 }
 
+/// Activations in 8 bits are off by a 127th of their block's largest number over √12, rms. Of numbers that are spread
+/// evenly, as those of these tests are, that is 0.4 % of their own rms, and so is the error of a product in relation to
+/// the norms of x and w, which are what the largest output of several has at least. This is five times as much.
+const ONE_INT8_PRODUCT: f32 = 0.02;
+
+/// As [`every_isa`] with activations in f32; with 8 bits, `products` of them one after the other.
+fn every_isa_and_precision(program: &Program, tolerance: f32, products: f32) {
+    for isa in Isa::available() {
+        for (activations, tolerance) in [("f32", tolerance), ("int8", ONE_INT8_PRODUCT * products)] {
+            let options = format!(r#"{{"isa": "{}", "threads": 2, "activations": "{activations}"}}"#, isa.name());
+            check(&options, program, &steps(program), tolerance);
+        }
+    }
+}
+
 /// A program whose input is an embedding `[T, 64]`; `make` names its outputs.
 fn program(make: impl FnOnce(&mut Builder, ValueId)) -> Program {
     let mut b = builder(1);
@@ -145,7 +160,7 @@ fn linear_of_every_type() {
         let y = b.push(Op::Linear { x: heads, weight, bias: None }).unwrap();
         b.output("per head", y);
     });
-    every_isa(&p, 5e-6);
+    every_isa_and_precision(&p, 5e-6, 1.0);
 }
 
 fn rope_of(x: ValueId, positions: ValueId, style: RopeStyle, rotary_dim: usize, scaling: RopeScaling) -> Rope {
@@ -208,7 +223,7 @@ fn experts_with_every_gate() {
             b.output(&format!("experts {i}"), y);
         }
     });
-    every_isa(&p, 5e-6);
+    every_isa_and_precision(&p, 5e-6, 2.0);
 }
 
 /// Attention layers: full and sliding windows, shared caches, soft caps, sinks, odd head sizes.
@@ -346,7 +361,8 @@ fn no_rows_and_many_rows_with_logits() {
     steps[0].logits_rows = vec![];
     // More than the four sequences that memory was set aside for, and repeated.
     steps[1].logits_rows = (0..10).chain(0..10).collect();
-    check("{}", &p, &steps, 5e-6);
+    check(r#"{"activations": "f32"}"#, &p, &steps, 5e-6);
+    check("{}", &p, &steps, ONE_INT8_PRODUCT);
 }
 
 #[test]
@@ -362,6 +378,7 @@ fn wrong_options_are_errors_that_say_what_is_right() {
     check(r#"{"threads": 0}"#, &["threads", "at least 1"]);
     check(r#"{"isa": "mmx"}"#, &["isa", "mmx", "scalar"]);
     check(r#"{"kv_type": "f8"}"#, &["f8", "f32", "f16"]);
+    check(r#"{"activations": "int4"}"#, &["int4", "int8", "f32"]);
 }
 
 #[test]
@@ -379,6 +396,25 @@ fn memory_is_counted_exactly() {
     assert_eq!(need.weights, 4 * 64);
     // Two values at a time and the token ids, and one factor per token.
     assert_eq!(need.activations, 4 * 7 * (2 * 64 + 1) + 4 * 7);
+}
+
+#[test]
+fn interleaved_weights_are_counted() {
+    let p = program(|b, x| {
+        let weight = b.weight("w", &[20, 64], DType::Q8_0).unwrap();
+        let y = b.push(Op::Linear { x, weight, bias: None }).unwrap();
+        b.output("y", y);
+    });
+    let sizes = Sizes { max_tokens: 7, max_sequences: 2, block_size: 4, blocks: vec![] };
+    let check = |options: &str, expected| {
+        assert_eq!(Plugin::load(options, &p, &weights(&p, 1), &sizes).unwrap().memory().weights, expected, "{options}");
+    };
+    check(r#"{"activations": "f32"}"#, 0);
+    check(r#"{"isa": "scalar"}"#, 0);
+    if Isa::available().len() > 1 {
+        // Two groups of 16 rows with 64 columns and two scales each, and the alignment.
+        check("{}", 2 * 16 * (64 + 4) + 63);
+    }
 }
 
 #[test]
