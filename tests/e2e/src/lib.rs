@@ -16,7 +16,8 @@ use rocmforge_engine::{
     EngineConfig, EngineHandle, Event, GenerateRequest, Rows, Runner, SamplingParams, SingleSequence, StopParams,
     Vocabulary, plan_cache,
 };
-use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
+use rocmforge_loader::config::PluginEntry;
+use rocmforge_loader::{CompileOptions, Config, LibraryInfo, LoadOptions, Model, Plugins};
 use rocmforge_test_support::{expected_json, npy_f32, token_ids};
 use serde_json::Value;
 
@@ -52,6 +53,24 @@ pub fn plugins() -> Arc<Plugins> {
         .clone()
 }
 
+/// The same plugins with the CPU backend's activations as floats, where it rounds them to 8 bits by default.
+pub fn exact_plugins() -> Arc<Plugins> {
+    static PLUGINS: OnceLock<Arc<Plugins>> = OnceLock::new();
+    let entry = |library: &LibraryInfo| {
+        let mut options = toml::Table::new();
+        if library.backends.iter().any(|b| b == "cpu") {
+            options.insert("activations".into(), "f32".into());
+        }
+        PluginEntry { name: None, path: Some(library.path.clone()), optional: false, options }
+    };
+    PLUGINS
+        .get_or_init(|| {
+            let config = Config { plugins: plugins().libraries().iter().map(entry).collect(), ..Config::default() };
+            Arc::new(Plugins::load(&config, None).expect("the plugins load"))
+        })
+        .clone()
+}
+
 /// For so many sequences at once, in blocks of 16 tokens.
 pub fn load_options(max_tokens: usize, max_sequences: usize) -> LoadOptions {
     let compile = CompileOptions { max_tokens: max_tokens as u32, max_sequences: max_sequences as u32, block_size: 16 };
@@ -61,8 +80,13 @@ pub fn load_options(max_tokens: usize, max_sequences: usize) -> LoadOptions {
 
 /// A model of so many sequences at once, in blocks of 16 tokens.
 pub fn load(path: &Path, max_tokens: usize, max_sequences: usize) -> Model {
+    load_with(&plugins(), path, max_tokens, max_sequences)
+}
+
+/// The same through these plugins.
+pub fn load_with(plugins: &Arc<Plugins>, path: &Path, max_tokens: usize, max_sequences: usize) -> Model {
     let options = load_options(max_tokens, max_sequences);
-    Model::load(&plugins(), path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
+    Model::load(plugins, path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Logits `[tokens, vocab]` after each token, in steps of `chunk`.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use rocmforge_e2e::{Random, Specification, Tiny, load, logits, logits_of, rms_difference};
+use rocmforge_e2e::{
+    Random, Specification, Tiny, exact_plugins, load_with, logits, logits_of, plugins, rms_difference,
+};
 use rocmforge_program::DType;
 
 /// The formats of `core/quant/tests/golden`.
@@ -16,6 +18,9 @@ const TYPES: [DType; 27] = {
 /// Root mean square difference that is accepted, as a part of the logits' own: the backend sums in f32 and in another
 /// order. A wrong scale, sign or code in one block of a matrix shows far above it.
 const TOLERANCE: f64 = 5e-4;
+/// The same where the backend rounds activations to 8 bits: about 1 part in 100 of a product, in 14 products one after
+/// another. A wrong scale or code shows as 1 or more.
+const ROUNDED: f64 = 5e-2;
 const HIDDEN: usize = 256;
 const FFN: usize = 512;
 const VOCAB: usize = 80;
@@ -106,7 +111,7 @@ fn experts(seed: u64, dtype: DType) -> Tiny {
 }
 
 /// A prompt in one step and the same token by token, which backends compute in different ways.
-fn check(what: &str, tiny: &Tiny) {
+fn check(what: &str, tiny: &Tiny, rounded: Option<f64>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tiny.gguf");
     tiny.write(&path);
@@ -114,33 +119,42 @@ fn check(what: &str, tiny: &Tiny) {
     let expected = logits_of(&mut Specification::new(&tiny.file(), 16, 1), &tokens, tokens.len());
     let size = rms_difference(&expected, &vec![0.0; expected.len()]);
     assert!(size.is_finite() && size > 0.01, "{what}: logits of size {size} show nothing");
-    let mut model = load(&path, 16, 1);
-    for chunk in [tokens.len(), 1] {
-        let difference = rms_difference(&logits(&mut model, &tokens, chunk), &expected) / size;
-        println!("{what} in steps of {chunk}: {difference:.1e} of {size:.2}");
-        assert!(difference <= TOLERANCE, "{what} in steps of {chunk}: {difference:e}, expected at most {TOLERANCE:e}");
+    let exact = (exact_plugins(), "f32", TOLERANCE);
+    for (plugins, form, most) in [Some(exact), rounded.map(|most| (plugins(), "int8", most))].into_iter().flatten() {
+        let mut model = load_with(&plugins, &path, 16, 1);
+        for chunk in [tokens.len(), 1] {
+            let difference = rms_difference(&logits(&mut model, &tokens, chunk), &expected) / size;
+            println!("{what} in steps of {chunk}, {form}: {difference:.1e} of {size:.2}");
+            assert!(
+                difference <= most,
+                "{what} in steps of {chunk}, {form}: {difference:e}, expected at most {most:e}"
+            );
+        }
     }
 }
 
 #[test]
 fn every_format_is_right_in_embedding_head_and_matrices() {
     for dtype in TYPES {
-        check(dtype.name(), &dense(1, || dtype));
+        check(dtype.name(), &dense(1, || dtype), Some(ROUNDED));
     }
 }
 
+/// Only with exact activations: rounding decides between experts that are nearly as good, and then everything changes.
 #[test]
 fn every_format_is_right_in_experts_and_a_tied_head() {
     for dtype in TYPES {
-        check(&format!("experts of {dtype}"), &experts(2, dtype));
+        check(&format!("experts of {dtype}"), &experts(2, dtype), None);
     }
 }
 
-/// 16 matrices a file, each of another format, so that in three files every format meets every place's neighbours.
+/// 16 matrices a file, each of another format, so that in three files every format meets every place's neighbours. Only with
+/// exact activations: the recorded blocks of formats differ in size by a factor of 10,000, and one magnifies what another
+/// rounds.
 #[test]
 fn formats_mix_within_a_file() {
     for start in [0, 9, 18] {
         let mut formats = TYPES.iter().copied().cycle().skip(start);
-        check(&format!("a mix from {}", TYPES[start]), &dense(3, || formats.next().expect("a cycle")));
+        check(&format!("a mix from {}", TYPES[start]), &dense(3, || formats.next().expect("a cycle")), None);
     }
 }
