@@ -158,6 +158,18 @@ impl<'m> Graph<'m> {
         Ok(self.builder.push(Op::Add { a, b })?)
     }
 
+    /// `x + h`, with `h` through the RMS norm of this name first where there is one (norms after a sublayer).
+    ///
+    /// # Errors
+    /// The norm's tensor is missing or has other dimensions; shapes that differ.
+    pub fn add_normed(&mut self, x: ValueId, h: ValueId, norm: Option<&str>, eps: f32) -> Result<ValueId> {
+        let h = match norm {
+            Some(name) => self.rms_norm(h, name, eps)?,
+            None => h,
+        };
+        self.add(x, h)
+    }
+
     /// `f(x)`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Gemma 1, 2 and 3. The files hold norm weights with the `+ 1` of these models already added.
 #![forbid(unsafe_code)]
 
-use rocmforge_sdk::program::{Activation, RopeScaling, RopeStyle, ValueId};
+use rocmforge_sdk::program::{Activation, RopeScaling, RopeStyle};
 use rocmforge_sdk::{
     Architecture, AttentionSpec, BuildOptions, Dims, Graph, Mlp, Model, Options, Program, Result, RopeSpec,
 };
@@ -43,22 +43,13 @@ impl Architecture for Gemma {
             let slides = generation.full_every.is_some_and(|every| (layer + 1) % every != 0);
             let h = g.rms_norm(x, "attn_norm", dims.eps)?;
             let h = g.attention(h, if slides { &sliding } else { &full })?;
-            x = add(&mut g, x, h, generation.post_norms.then_some("post_attention_norm"), dims.eps)?;
+            x = g.add_normed(x, h, generation.post_norms.then_some("post_attention_norm"), dims.eps)?;
             let h = g.rms_norm(x, "ffn_norm", dims.eps)?;
             let h = g.gated_mlp(h, &mlp)?;
-            x = add(&mut g, x, h, generation.post_norms.then_some("post_ffw_norm"), dims.eps)?;
+            x = g.add_normed(x, h, generation.post_norms.then_some("post_ffw_norm"), dims.eps)?;
         }
         g.head(x, dims.eps, model.optional_f32("final_logit_softcapping")?)
     }
-}
-
-/// `x + h`, with `h` through a norm first where there is one.
-fn add(g: &mut Graph<'_>, x: ValueId, h: ValueId, norm: Option<&str>, eps: f32) -> Result<ValueId> {
-    let h = match norm {
-        Some(name) => g.rms_norm(h, name, eps)?,
-        None => h,
-    };
-    g.add(x, h)
 }
 
 /// Attention of the layers that see everything, and of those with a window. In Gemma 3 the latter have a rope base of

@@ -1,7 +1,7 @@
 //! GLM-4 (`glm4`) and ChatGLM (`chatglm`): interleaved rope on a part of each head, gate and up in one matrix.
 #![forbid(unsafe_code)]
 
-use rocmforge_sdk::program::{Activation, RopeStyle, ValueId};
+use rocmforge_sdk::program::{Activation, RopeStyle};
 use rocmforge_sdk::{
     Architecture, AttentionSpec, Bias, BuildOptions, Dims, Graph, Mlp, Model, Options, Program, Qkv, Result, RopeSpec,
 };
@@ -31,22 +31,13 @@ impl Architecture for Glm {
             g.layer(layer);
             let h = g.rms_norm(x, "attn_norm", dims.eps)?;
             let h = g.attention(h, &attention)?;
-            x = add(&mut g, x, h, post_norms.then_some("post_attention_norm"), dims.eps)?;
+            x = g.add_normed(x, h, post_norms.then_some("post_attention_norm"), dims.eps)?;
             let h = g.rms_norm(x, "ffn_norm", dims.eps)?;
             let h = g.gated_mlp(h, &mlp)?;
-            x = add(&mut g, x, h, post_norms.then_some("post_ffw_norm"), dims.eps)?;
+            x = g.add_normed(x, h, post_norms.then_some("post_ffw_norm"), dims.eps)?;
         }
         g.head(x, dims.eps, None)
     }
-}
-
-/// `x + h`, with `h` through a norm first where there is one.
-fn add(g: &mut Graph<'_>, x: ValueId, h: ValueId, norm: Option<&str>, eps: f32) -> Result<ValueId> {
-    let h = match norm {
-        Some(name) => g.rms_norm(h, name, eps)?,
-        None => h,
-    };
-    g.add(x, h)
 }
 
 rocmforge_sdk::export_plugin! { name: "glm", architecture: Glm }
