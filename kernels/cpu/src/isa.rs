@@ -99,30 +99,3 @@ impl fmt::Debug for Isa {
         f.write_str(self.name())
     }
 }
-
-/// Extensions beyond the instruction sets of [`Isa`] that kernels on repacked weights can use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extensions {
-    /// AVX512_VNNI: products of 8-bit integers.
-    pub avx512_vnni: bool,
-    /// AVX512_BF16: products of bfloat16.
-    pub avx512_bf16: bool,
-    /// AVX_VNNI: the same as `avx512_vnni` in 256 bits, on processors without AVX-512.
-    pub avx_vnni: bool,
-}
-
-impl Extensions {
-    /// Those of this processor.
-    pub fn detect() -> Extensions {
-        #[cfg(target_arch = "x86_64")]
-        {
-            Extensions {
-                avx512_vnni: is_x86_feature_detected!("avx512vnni"),
-                avx512_bf16: is_x86_feature_detected!("avx512bf16"),
-                avx_vnni: is_x86_feature_detected!("avxvnni"),
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Extensions::default()
-    }
-}

@@ -30,7 +30,7 @@ pub use elementwise::{Activation, Binary};
 pub use error::KernelError;
 pub use experts::{ExpertScratch, Experts, Gate, Router, Stack};
 pub use int8::Packed;
-pub use isa::{Extensions, Isa};
+pub use isa::Isa;
 pub use kv_cache::{KvCache, KvShape, KvType};
 pub use matrix::{Layout, Matrix, can_decode, decode};
 pub use norm::Norm;
