@@ -1,0 +1,226 @@
+// Arguments of the kernels. Each struct is mirrored by a `repr(C)` struct of the same name and fields in `src/args.rs`; a
+// test compares sizes and offsets. 64-bit fields are device addresses, 0 where the operand is absent; strides are in elements.
+#pragma once
+
+// The formats, numbered as in a GGUF tensor header.
+enum RfFormatId : uint32_t {
+    RF_F32 = 0,
+    RF_F16 = 1,
+    RF_Q4_0 = 2,
+    RF_Q4_1 = 3,
+    RF_Q5_0 = 6,
+    RF_Q5_1 = 7,
+    RF_Q8_0 = 8,
+    RF_Q2_K = 10,
+    RF_Q3_K = 11,
+    RF_Q4_K = 12,
+    RF_Q5_K = 13,
+    RF_Q6_K = 14,
+    RF_IQ4_NL = 20,
+    RF_IQ4_XS = 23,
+    RF_BF16 = 30,
+    RF_MXFP4 = 39,
+};
+
+// A weight in planes: the same bytes as in the file, each field of its blocks in an array of its own (see `src/planes.rs`).
+struct RfPlanes {
+    uint64_t plane[4];
+};
+
+// Blocks of the file's layout from `source`, to planes from block `first` on.
+struct RfRepackArgs {
+    RfPlanes planes;
+    uint64_t source;
+    uint64_t first;      // block in the planes
+    uint64_t count;      // blocks to move
+    uint32_t block_bytes;
+    uint32_t fields;     // fields of a block
+    uint32_t offset[4];  // of each field within a block
+    uint32_t length[4];
+};
+
+struct RfEmbedArgs {
+    RfPlanes table;
+    uint64_t ids;   // u32 [tokens]
+    uint64_t out;   // f32 [tokens, columns]
+    uint64_t fault; // u32: set to 1 where an id is not below `rows`; such a row is 0
+    uint32_t format;
+    uint32_t rows;
+    uint32_t columns;
+    uint32_t tokens;
+    float scale;
+    uint32_t reserved;
+};
+
+// 8-bit activations: `codes` i8 [rows, columns] and `scales` RfScale [rows, columns / 32].
+struct RfScale {
+    float d;
+    int16_t sums[2]; // of the codes of each half of the 32
+};
+
+// y = norm(x (+ addend)) in up to three forms. Norm 0: none, 1: rms, 2: layer.
+struct RfNormArgs {
+    uint64_t x;      // f32 [rows, n], rows `x_stride` apart
+    uint64_t addend; // f32 [rows, n] or 0
+    uint64_t sum;    // f32 [rows, n]: x + addend, or 0; may be x or addend
+    uint64_t weight; // f32 [n] or 0
+    uint64_t bias;   // f32 [n] or 0
+    uint64_t out;    // f32 [rows, n] or 0
+    uint64_t codes;  // i8 [rows, n] or 0
+    uint64_t scales; // RfScale [rows, n / 32], with codes
+    uint64_t half;   // f16 [rows, n] or 0: y / 2^e with one e per row
+    uint64_t powers; // f32 [rows]: 2^e, with half
+    uint32_t rows;
+    uint32_t n;
+    uint32_t x_stride;
+    uint32_t addend_stride;
+    uint32_t out_stride;
+    uint32_t heads;  // rows per stride: row r of x (and of the addend, and of out) is at r / heads * stride + r % heads * n
+    uint32_t norm;
+    float eps;
+    float scale;     // multiplies y last
+    uint32_t reserved;
+};
+
+// a op b. Op 0: +, 1: -, 2: *. b has the shape of a, or one element per row.
+struct RfBinaryArgs {
+    uint64_t a, b, out;
+    uint32_t rows;
+    uint32_t n;
+    uint32_t a_stride, b_stride, out_stride;
+    uint32_t op;
+    uint32_t broadcast; // b is [rows, 1]
+    uint32_t reserved;
+};
+
+// out[t, r] = sum_c W[r, c] x[t, c] (+ bias[r]) (+ residual[t, r]).
+// With `experts`, item i = t * slots + s takes the rows of expert experts[i], and x[t], or x[i] unless shared.
+// With `pair`, row r of out is activation(row r) * (row r + pair).
+struct RfGemvArgs {
+    RfPlanes weight;
+    uint64_t x;        // f32 [.., columns] for F32, F16, BF16; codes otherwise
+    uint64_t scales;   // RfScale, with codes
+    uint64_t out;      // f32
+    uint64_t bias;     // f32 [rows] (or [experts, rows]) or 0
+    uint64_t residual; // f32 or 0; may be out
+    uint64_t experts;  // u32 [items] or 0
+    uint32_t rows;     // of one weight matrix
+    uint32_t columns;
+    uint32_t items;    // rows of out
+    uint32_t x_stride;
+    uint32_t out_stride;
+    uint32_t residual_stride;
+    uint32_t slots;
+    uint32_t shared;   // x has a row per token, not per item
+    uint32_t pair;
+    uint32_t activation;
+};
+
+// out = f(x) element by element; see RfActivation. a and b are the parameters of RF_SOFTCAP and RF_SCALE.
+struct RfUnaryArgs {
+    uint64_t x, out;
+    uint32_t rows;
+    uint32_t n;
+    uint32_t x_stride, out_stride;
+    uint32_t kind;
+    float a, b;
+    uint32_t reserved;
+};
+
+// Rows of 32-bit words: row i of out is row index[i] of x (row i where index is 0). Gathers, splits, slices and joins.
+struct RfCopyArgs {
+    uint64_t x;
+    uint64_t index; // u32 [rows] or 0
+    uint64_t out;
+    uint32_t rows;
+    uint32_t n;
+    uint32_t x_stride, out_stride;
+};
+
+// out = x * (1 + beta * ln(1 + floor(position / interval))).
+struct RfPositionScaleArgs {
+    uint64_t x, positions, out;
+    uint32_t rows;
+    uint32_t n;
+    uint32_t x_stride, out_stride;
+    float beta;
+    uint32_t interval;
+};
+
+// y = activation(gate) * up, in the forms of RfNormArgs.
+struct RfGatedArgs {
+    uint64_t gate, up, out, codes, scales, half, powers;
+    uint32_t rows;
+    uint32_t n;
+    uint32_t gate_stride, up_stride, out_stride;
+    uint32_t kind;
+};
+
+// Rows of each sequence to one row. Kind 0: mean, 1: last. A sequence without rows gives 0.
+struct RfPoolArgs {
+    uint64_t x;
+    uint64_t query_start; // u32 [sequences + 1]
+    uint64_t out;         // f32 [sequences, n]
+    uint32_t sequences;
+    uint32_t n;
+    uint32_t x_stride;
+    uint32_t kind;
+};
+
+// The paged cache of one layer. Block b begins at base + b * block_bytes and holds keys [kv_heads, block_size, key_dim], then
+// at `value_offset` values [kv_heads, block_size, value_dim]. Kind 0: f16, 1: f32, 2: 8-bit codes with an f16 scale per 32
+// elements, [kv_heads, block_size, ceil(dim / 32)] at `key_scale_offset` and `value_scale_offset`.
+struct RfCache {
+    uint64_t base;
+    uint64_t block_bytes;
+    uint32_t value_offset, key_scale_offset, value_scale_offset;
+    uint32_t kind;
+    uint32_t kv_heads;
+    uint32_t block_size;
+    uint32_t key_dim, value_dim;
+};
+
+// Rotary embedding of q and k, after an optional rms norm per head, and the write of k and v to the cache. Heads are
+// numbered q heads, k heads, v heads; any of the three may be absent (0 heads).
+struct RfRopeArgs {
+    uint64_t q, k, v;              // f32 [tokens, heads, dim], tokens `.._stride` apart
+    uint64_t q_out;                // f32 [tokens, q_heads, key_dim]
+    uint64_t k_out;                // likewise, or 0
+    uint64_t q_weight, k_weight;   // f32 [key_dim] or 0: rms norm per head
+    uint64_t positions;            // u32 [tokens]
+    uint64_t frequencies;          // f32 [rotary_dim / 2]
+    uint64_t slots;                // u32 [tokens], 0xffffffff: not written; 0: no cache
+    RfCache cache;
+    uint32_t tokens;
+    uint32_t q_heads, k_heads, v_heads;
+    uint32_t q_stride, k_stride, v_stride, q_out_stride, k_out_stride;
+    uint32_t key_dim, value_dim;
+    uint32_t rotary_dim;           // 0: no rotation
+    uint32_t interleaved;          // pairs (2i, 2i + 1) rather than (i, i + rotary_dim / 2)
+    uint32_t norm;                 // rms norm per head, also without weights
+    float magnitude;
+    float eps;
+};
+
+// Attention of queries over the paged cache. Each query sees the positions up to its own, within the window.
+struct RfAttentionArgs {
+    uint64_t q;            // f32 [tokens, heads, key_dim]
+    uint64_t out;          // f32 [tokens, heads, value_dim]
+    uint64_t sinks;        // f32 [heads] or 0
+    uint64_t positions;    // u32 [tokens]
+    uint64_t sequence_of;  // u32 [tokens]
+    uint64_t query_start;  // u32 [sequences + 1]
+    uint64_t context_lens; // u32 [sequences]; 0: its rows of out are 0
+    uint64_t block_tables; // u32 [sequences, max_blocks]
+    uint64_t partial;      // f32 [tokens, heads, splits, value_dim + 2], with more than one split
+    RfCache cache;
+    uint32_t tokens;
+    uint32_t sequences;
+    uint32_t heads;
+    uint32_t q_stride, out_stride; // of a token
+    uint32_t max_blocks;
+    uint32_t splits;       // parts of the context that different blocks take
+    uint32_t window;       // 0: none
+    float scale;
+    float softcap;         // 0: none
+};

@@ -1,0 +1,122 @@
+// amdgcn through clang's builtins alone: no HIP header, no device library, no hidden kernel arguments.
+#pragma once
+
+typedef unsigned char uint8_t;
+typedef signed char int8_t;
+typedef unsigned short uint16_t;
+typedef short int16_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef unsigned long uint64_t;
+typedef long int64_t;
+
+#if defined(__GFX9__)
+#define RF_WAVE 64
+#else
+#define RF_WAVE 32
+#endif
+
+#define RF_FN static __attribute__((device)) __attribute__((always_inline)) inline
+#define RF_MEMBER static __attribute__((device)) __attribute__((always_inline)) inline
+#define RF_METHOD __attribute__((device)) __attribute__((always_inline)) inline
+#define RF_SHARED static __attribute__((shared))
+#define RF_CONSTANT static __attribute__((constant)) const
+
+#define RF_KERNEL(name, Args, threads)                                                                                 \
+    extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) void name(       \
+        const Args args)
+
+RF_FN uint32_t rf_thread() { return __builtin_amdgcn_workitem_id_x(); }
+RF_FN uint32_t rf_block_x() { return __builtin_amdgcn_workgroup_id_x(); }
+RF_FN uint32_t rf_block_y() { return __builtin_amdgcn_workgroup_id_y(); }
+RF_FN uint32_t rf_block_z() { return __builtin_amdgcn_workgroup_id_z(); }
+
+RF_FN void rf_barrier() {
+#if __clang_major__ >= 20
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup", "local");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup", "local");
+#else
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+#endif
+}
+
+RF_FN void rf_wave_sync() {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+
+RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) {
+    return uint32_t(__builtin_amdgcn_ds_bpermute(int(lane << 2), int(value)));
+}
+
+RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) {
+    // Within 32 lanes the pattern is part of the instruction: no address to compute.
+    switch (mask) {
+    case 1: return uint32_t(__builtin_amdgcn_ds_swizzle(int(value), 0x1f | 1 << 10));
+    case 2: return uint32_t(__builtin_amdgcn_ds_swizzle(int(value), 0x1f | 2 << 10));
+    case 4: return uint32_t(__builtin_amdgcn_ds_swizzle(int(value), 0x1f | 4 << 10));
+    case 8: return uint32_t(__builtin_amdgcn_ds_swizzle(int(value), 0x1f | 8 << 10));
+    case 16: return uint32_t(__builtin_amdgcn_ds_swizzle(int(value), 0x1f | 16 << 10));
+    default: return rf_shuffle(value, (rf_thread() % RF_WAVE) ^ mask);
+    }
+}
+
+// The detour over the global address space lets the compiler emit global instead of flat instructions.
+template <class T>
+RF_FN T *rf_ptr(uint64_t address) {
+    return (T *)(__attribute__((address_space(1))) T *)address;
+}
+
+template <class T>
+RF_FN T rf_stream(const T *p) {
+    return *p;
+}
+
+RF_FN float rf_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+RF_FN float rf_rint(float x) { return __builtin_rintf(x); }
+RF_FN float rf_sqrt(float x) { return __builtin_sqrtf(x); }
+RF_FN float rf_exp2(float x) { return __builtin_exp2f(x); }
+RF_FN float rf_log2(float x) { return __builtin_log2f(x); }
+RF_FN int32_t rf_float_to_int(float x) { return int32_t(x); }
+RF_FN uint32_t rf_clz(uint32_t x) { return x == 0 ? 32 : uint32_t(__builtin_clz(x)); }
+
+RF_FN float rf_f16_to_f32(uint16_t h) {
+    _Float16 x;
+    __builtin_memcpy(&x, &h, 2);
+    return float(x);
+}
+RF_FN uint16_t rf_f32_to_f16(float x) {
+    _Float16 y = _Float16(x);
+    uint16_t h;
+    __builtin_memcpy(&h, &y, 2);
+    return h;
+}
+
+RF_FN int32_t rf_dot4(uint32_t a, uint32_t b, int32_t c) {
+#if defined(__GFX11__) || defined(__GFX12__)
+    return __builtin_amdgcn_sudot4(true, int(a), true, int(b), c, false);
+#else
+    return __builtin_amdgcn_sdot4(int(a), int(b), c, false);
+#endif
+}
+
+RF_FN uint32_t rf_byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
+    // v_perm_b32 takes one byte per selected byte.
+    uint32_t spread = (selector & 7) | (selector & 0x70) << 4 | (selector & 0x700) << 8 | (selector & 0x7000) << 12;
+    return __builtin_amdgcn_perm(high, low, spread);
+}
+
+RF_FN void rf_fence_device() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
+RF_FN uint32_t rf_atomic_add(uint32_t *p, uint32_t value) {
+    return __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+RF_FN uint32_t rf_atomic_or(uint32_t *p, uint32_t value) {
+    return __hip_atomic_fetch_or(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+RF_FN uint32_t rf_shared_atomic_add(uint32_t *p, uint32_t value) {
+    return __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+}

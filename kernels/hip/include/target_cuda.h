@@ -1,0 +1,76 @@
+// CUDA, compute capability 8.0 and later (what is measured is 9.0).
+#pragma once
+
+#include <stdint.h>
+
+#define RF_WAVE 32
+#define RF_FN static __device__ __forceinline__
+#define RF_MEMBER static __device__ __forceinline__
+#define RF_METHOD __device__ __forceinline__
+#define RF_SHARED __shared__
+#define RF_CONSTANT static __constant__ const
+
+#define RF_KERNEL(name, Args, threads)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+
+RF_FN uint32_t rf_thread() { return threadIdx.x; }
+RF_FN uint32_t rf_block_x() { return blockIdx.x; }
+RF_FN uint32_t rf_block_y() { return blockIdx.y; }
+RF_FN uint32_t rf_block_z() { return blockIdx.z; }
+RF_FN void rf_barrier() { __syncthreads(); }
+RF_FN void rf_wave_sync() { __syncwarp(); }
+RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) { return __shfl_sync(0xffffffffu, value, lane); }
+RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+template <class T>
+RF_FN T *rf_ptr(uint64_t address) {
+    return reinterpret_cast<T *>(address);
+}
+
+// Weights are read once and need not stay in the first-level cache.
+template <class T>
+RF_FN T rf_stream(const T *p) {
+    T value;
+    if constexpr (sizeof(T) == 16) {
+        uint32_t x, y, z, w;
+        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+                     : "l"(__cvta_generic_to_global(p)));
+        uint32_t words[4] = {x, y, z, w};
+        memcpy(&value, words, 16);
+    } else {
+        value = *p;
+    }
+    return value;
+}
+
+RF_FN float rf_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+RF_FN float rf_rint(float x) { return rintf(x); }
+RF_FN float rf_sqrt(float x) { return sqrtf(x); }
+RF_FN float rf_exp2(float x) {
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+RF_FN float rf_log2(float x) { return log2f(x); }
+RF_FN int32_t rf_float_to_int(float x) { return __float2int_rz(x); }
+RF_FN uint32_t rf_clz(uint32_t x) { return uint32_t(__clz(int(x))); }
+
+RF_FN float rf_f16_to_f32(uint16_t h) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+    return x;
+}
+RF_FN uint16_t rf_f32_to_f16(float x) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+
+RF_FN int32_t rf_dot4(uint32_t a, uint32_t b, int32_t c) { return __dp4a(int32_t(a), int32_t(b), c); }
+RF_FN uint32_t rf_byte_permute(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
+
+RF_FN void rf_fence_device() { __threadfence(); }
+RF_FN uint32_t rf_atomic_add(uint32_t *p, uint32_t value) { return atomicAdd(p, value); }
+RF_FN uint32_t rf_atomic_or(uint32_t *p, uint32_t value) { return atomicOr(p, value); }
+RF_FN uint32_t rf_shared_atomic_add(uint32_t *p, uint32_t value) { return atomicAdd(p, value); }
