@@ -1,9 +1,10 @@
 //! From the command line to a loaded model.
 
 use std::io::IsTerminal;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -155,6 +156,9 @@ pub fn start(
     let engine_config = EngineConfig {
         cache_blocks: memory::cache_blocks(&model.executable, context as usize, &config.scheduler)?,
         max_queue: config.scheduler.max_queue,
+        max_wait: seconds(config.scheduler.max_queue_seconds),
+        max_time: seconds(config.scheduler.max_request_seconds),
+        max_slowdown: Some(config.scheduler.max_slowdown).filter(|&ratio| ratio != 0.0),
         max_context: Some(context as usize),
         prefix_caching: config.scheduler.prefix_cache,
         ..EngineConfig::default()
@@ -164,6 +168,10 @@ pub fn start(
     let (max_sequences, block_size) = (limits.max_sequences.min(limits.max_tokens), limits.block_size);
     let engine = EngineHandle::start(model.executable, tokenizer.clone(), &engine_config)?;
     Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source })
+}
+
+fn seconds(number: Option<NonZeroU32>) -> Option<Duration> {
+    number.map(|n| Duration::from_secs(n.get().into()))
 }
 
 /// The template, and its source where it is not the built-in one.

@@ -26,6 +26,7 @@ pub(crate) struct Active {
     matcher: StopMatcher,
     stop: StopParams,
     limit: usize,
+    max_time: Option<Duration>,
     prompt_tokens: usize,
     prompt_top: Option<usize>,
     prompt_logprobs: Vec<Logprobs>,
@@ -53,6 +54,7 @@ impl Active {
             matcher: StopMatcher::new(std::mem::take(&mut stop.strings)),
             stop,
             limit,
+            max_time: request.max_time,
             prompt_tokens: request.prompt.len(),
             prompt_top: request.prompt_logprobs,
             prompt_logprobs: Vec::new(),
@@ -60,6 +62,17 @@ impl Active {
             first_token: None,
             place,
         }
+    }
+
+    /// When its time is over, and how long that is.
+    pub(crate) fn deadline(&self) -> Option<(Instant, Duration)> {
+        // A limit beyond the clock's range is none.
+        self.max_time.and_then(|t| Some((self.arrived.checked_add(t)?, t)))
+    }
+
+    /// When it has waited for so long without running.
+    pub(crate) fn waited(&self, limit: Duration) -> Option<Instant> {
+        self.started.map_or_else(|| self.arrived.checked_add(limit), |_| None)
     }
 
     /// Notes the log-probability of `next`, the prompt's token after `position`.

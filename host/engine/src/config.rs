@@ -18,6 +18,12 @@ pub struct EngineConfig {
     pub max_sequences: Option<usize>,
     /// Requests that may wait beyond those that run; more are refused with [`EngineError::Overloaded`].
     pub max_queue: usize,
+    /// Longest time that a request may wait before it first runs; longer ones are refused.
+    pub max_wait: Option<Duration>,
+    /// Longest time for a whole request, waiting included; requests may set shorter ones.
+    pub max_time: Option<Duration>,
+    /// See [`SchedulerConfig::max_slowdown`].
+    pub max_slowdown: Option<f64>,
     /// Longest prompt and answer together; `None`: what the model was made for. More than that is not possible.
     pub max_context: Option<usize>,
     /// Let prompts with the same beginning share its blocks.
@@ -39,6 +45,9 @@ impl Default for EngineConfig {
             max_tokens: None,
             max_sequences: None,
             max_queue: 256,
+            max_wait: None,
+            max_time: None,
+            max_slowdown: Some(2.0),
             max_context: None,
             prefix_caching: true,
             max_prompt_logits: 64,
@@ -55,7 +64,8 @@ impl EngineConfig {
         // Without a setting of its own the number of sequences follows a smaller token budget.
         let sequences = limits.max_sequences.min(max_tokens);
         let max_sequences = at_most("sequences in a step", self.max_sequences, sequences)?;
-        Ok(SchedulerConfig { max_tokens, max_sequences, max_prompt_logits: self.max_prompt_logits })
+        let (max_prompt_logits, max_slowdown) = (self.max_prompt_logits, self.max_slowdown);
+        Ok(SchedulerConfig { max_tokens, max_sequences, max_prompt_logits, max_slowdown })
     }
 
     pub(crate) fn context(&self, program: &Program) -> Result<usize, EngineError> {

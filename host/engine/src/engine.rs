@@ -48,6 +48,10 @@ pub struct EngineStats {
     pub cancelled: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Times that a request lost its place to one of an earlier priority.
+    pub outranked: u64,
+    /// Between the ends of requests while others wait, on average over the latest; zero before the first.
+    pub time_per_request: Duration,
     /// Too many steps in a row have failed.
     pub unhealthy: bool,
 }
@@ -57,12 +61,10 @@ pub struct EngineStats {
 pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(outstanding: &Arc<AtomicUsize>, limit: usize) -> Result<Place, EngineError> {
+    /// A place among at most `limit`; else the number of those taken.
+    fn take(outstanding: &Arc<AtomicUsize>, limit: usize) -> Result<Place, usize> {
         let add = |n: usize| (n < limit).then_some(n + 1);
-        match outstanding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add) {
-            Ok(_) => Ok(Place(outstanding.clone())),
-            Err(outstanding) => Err(EngineError::Overloaded { outstanding, limit }),
-        }
+        outstanding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).map(|_| Place(outstanding.clone()))
     }
 }
 
@@ -79,6 +81,9 @@ struct Shared {
     outstanding: Arc<AtomicUsize>,
     /// Running and waiting requests together.
     limit: usize,
+    /// Running requests.
+    slots: usize,
+    max_wait: Option<Duration>,
     vocab_size: usize,
     context: usize,
     capacity: usize,
@@ -123,6 +128,8 @@ impl EngineHandle {
             next_id: AtomicU64::new(0),
             outstanding: Arc::default(),
             limit: scheduling.max_sequences.saturating_add(config.max_queue),
+            slots: scheduling.max_sequences,
+            max_wait: config.max_wait,
             vocab_size,
             context,
             capacity,
@@ -150,12 +157,30 @@ impl EngineHandle {
         }
         request.check(shared.vocab_size)?;
         let limit = self.answer_limit(&request)?;
-        let place = Place::take(&shared.outstanding, shared.limit)?;
+        let place = self.admit()?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::SeqCst));
         let (events, stream) = stream_channel(id, shared.stream_buffer, shared.commands.clone());
         let new = NewRequest { id, request, limit, events, arrived: Instant::now(), place };
         shared.commands.send(Command::Submit(Box::new(new))).map_err(|_| EngineError::Stopped)?;
         Ok(stream)
+    }
+
+    /// A place for another request, unless there are too many or it would wait for too long.
+    fn admit(&self) -> Result<Place, EngineError> {
+        let Shared { limit, slots, max_wait, .. } = **&self.shared;
+        // Expected from how fast requests have ended lately.
+        let wait = |ahead: usize| self.stats().time_per_request.saturating_mul(ahead.try_into().unwrap_or(u32::MAX));
+        let place = Place::take(&self.shared.outstanding, limit).map_err(|outstanding| {
+            let retry_after = wait(outstanding.saturating_sub(slots) / 2 + 1);
+            EngineError::Overloaded { outstanding, limit, retry_after }
+        })?;
+        let ahead = self.shared.outstanding.load(Ordering::SeqCst).saturating_sub(slots);
+        match max_wait {
+            Some(limit) if ahead > 0 && wait(ahead) > limit => {
+                Err(EngineError::WaitsTooLong { limit, retry_after: wait(ahead) - limit })
+            }
+            _ => Ok(place),
+        }
     }
 
     /// Most tokens that the request can generate.

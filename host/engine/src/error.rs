@@ -1,4 +1,5 @@
 use std::fmt::Display;
+use std::time::Duration;
 
 /// What can go wrong with a request or with the engine.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -10,6 +11,22 @@ pub enum EngineError {
         outstanding: usize,
         /// Running plus queued requests allowed.
         limit: usize,
+        /// After how long there is likely to be room.
+        retry_after: Duration,
+    },
+    /// The queue is too long to be served within the longest wait that is allowed.
+    #[error("overloaded: requests wait {} s or longer; try again later", limit.as_secs_f64())]
+    WaitsTooLong {
+        /// Longest wait allowed.
+        limit: Duration,
+        /// After how long there is likely to be room.
+        retry_after: Duration,
+    },
+    /// The time for the request is over.
+    #[error("the request took longer than its limit of {} s", limit.as_secs_f64())]
+    OutOfTime {
+        /// The limit.
+        limit: Duration,
     },
     /// The prompt leaves no room in the context.
     #[error(

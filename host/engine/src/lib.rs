@@ -8,6 +8,7 @@ mod block;
 mod config;
 mod engine;
 mod error;
+mod pace;
 mod request;
 mod runner;
 pub mod sampler;

@@ -31,6 +31,10 @@ pub struct GenerateRequest {
     /// Requests share cached prefixes with those of the same salt only, so that timing tells nobody about the prompts
     /// of others.
     pub cache_salt: String,
+    /// Smaller numbers are served first; equal ones in order of arrival.
+    pub priority: i32,
+    /// Longest time for the whole request, waiting included; `None`: as the engine is set.
+    pub max_time: Option<Duration>,
 }
 
 impl GenerateRequest {

@@ -1,13 +1,15 @@
 //! Decides which tokens of which sequences the next step computes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::block::{BlockCounts, BlockManager, BlockTables};
 use crate::error::EngineError;
-use crate::sequence::{RequestId, Sequence};
+use crate::pace::Pace;
+use crate::sequence::{Rank, RequestId, Sequence};
 
 /// Limits of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SchedulerConfig {
     /// Most tokens in a step: prompts longer than this are computed in pieces.
     pub max_tokens: usize,
@@ -15,6 +17,9 @@ pub struct SchedulerConfig {
     pub max_sequences: usize,
     /// Most rows of logits in a step for the prompts of requests that want them.
     pub max_prompt_logits: usize,
+    /// Prompts make a step at most about so many times longer than it were if those who wait generated already; more
+    /// than 1. `None`: as much of prompts as fits a step.
+    pub max_slowdown: Option<f64>,
 }
 
 /// Tokens of one sequence in a step.
@@ -28,6 +33,8 @@ pub struct PlannedSlice {
     pub len: usize,
     /// The slice reaches the end of the sequence: its last row gives the next token.
     pub samples: bool,
+    /// It continues an answer; otherwise it is a piece of a prompt, or of what a preempted sequence has to repeat.
+    pub generates: bool,
 }
 
 /// A step to run, in an order that [`Scheduler::commit`] expects back.
@@ -35,31 +42,42 @@ pub struct PlannedSlice {
 pub struct Plan {
     /// At most one slice per sequence.
     pub slices: Vec<PlannedSlice>,
-    /// Sequences that lost their blocks; they start over when there is room.
+    /// Sequences that lost their blocks because there was none left; they start over when there is room.
     pub preempted: Vec<RequestId>,
+    /// Sequences that lost their place to one of an earlier priority; they start over as well.
+    pub outranked: Vec<RequestId>,
 }
 
 impl Plan {
     fn tokens(&self) -> usize {
         self.slices.iter().map(|s| s.len).sum()
     }
+
+    /// Slices that continue answers, and tokens of all others.
+    fn load(&self) -> (usize, usize) {
+        let prompts = self.slices.iter().filter(|s| !s.generates).map(|s| s.len).sum();
+        (self.slices.iter().filter(|s| s.generates).count(), prompts)
+    }
 }
 
 /// Continuous batching over paged blocks.
 ///
-/// Every step takes first one token for each stream that is generating, then pieces of prompts in order of arrival
-/// while the token budget lasts. Waiting requests are admitted first come, first served, when the blocks of their whole
-/// prompt are there and not promised to a prompt that is still being computed. When a running sequence needs a block
-/// and none is left, the newest sequence loses all of its blocks and waits to be computed again; the oldest one
-/// therefore always advances, and every request ends.
+/// Sequences are ranked by priority and then by arrival. Every step takes first one token for each stream that is
+/// generating, then pieces of prompts in their order while the token budget lasts and, beside streams, as far as
+/// [`max_slowdown`](SchedulerConfig::max_slowdown) allows. Waiting requests are admitted in their order, when the blocks
+/// of their whole prompt are there and not promised to a prompt that is still being computed; one whose priority is
+/// ahead of a running one's takes its place. When a running sequence needs a block and none is left, the last one in the
+/// order loses all of its blocks and waits to be computed again; the first one therefore always advances, and every
+/// request ends.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     blocks: BlockManager,
     sequences: BTreeMap<RequestId, Sequence>,
-    waiting: BTreeSet<RequestId>,
-    running: BTreeSet<RequestId>,
-    paused: BTreeSet<RequestId>,
+    waiting: BTreeSet<Rank>,
+    running: BTreeSet<Rank>,
+    paused: BTreeSet<Rank>,
+    pace: Option<Pace>,
 }
 
 impl Scheduler {
@@ -68,7 +86,7 @@ impl Scheduler {
     /// # Errors
     /// A limit of 0, or more sequences than tokens in a step.
     pub fn new(config: SchedulerConfig, blocks: BlockManager) -> Result<Scheduler, EngineError> {
-        let SchedulerConfig { max_tokens, max_sequences, max_prompt_logits } = config;
+        let SchedulerConfig { max_tokens, max_sequences, max_prompt_logits, max_slowdown } = config;
         if max_sequences == 0 || max_sequences > max_tokens {
             let expected = format!("1 to {max_tokens} (tokens in a step)");
             return Err(EngineError::config("sequences in a step", expected, max_sequences));
@@ -76,8 +94,12 @@ impl Scheduler {
         if max_prompt_logits == 0 {
             return Err(EngineError::config("prompt logits in a step", "at least 1", 0));
         }
+        if let Some(ratio) = max_slowdown.filter(|ratio| !(*ratio > 1.0 && ratio.is_finite())) {
+            return Err(EngineError::config("slowdown of running streams", "more than 1", ratio));
+        }
         let (sequences, waiting, running, paused) = Default::default();
-        Ok(Scheduler { config, blocks, sequences, waiting, running, paused })
+        let pace = max_slowdown.map(|ratio| Pace::new(ratio, max_sequences));
+        Ok(Scheduler { config, blocks, sequences, waiting, running, paused, pace })
     }
 
     /// The longest sequence, prompt and answer together, that the cache can hold.
@@ -97,9 +119,13 @@ impl Scheduler {
         if tokens > capacity {
             return Err(EngineError::CacheTooSmall { prompt: tokens, capacity });
         }
+        self.waiting.insert(Rank { priority: sequence.priority, id });
         self.sequences.insert(id, sequence);
-        self.waiting.insert(id);
         Ok(())
+    }
+
+    fn rank(&self, id: RequestId) -> Option<Rank> {
+        Some(Rank { priority: self.sequences.get(&id)?.priority, id })
     }
 
     /// A sequence that has not finished.
@@ -112,14 +138,14 @@ impl Scheduler {
         (self.running.len(), self.waiting.len(), self.paused.len())
     }
 
-    /// Sequences that run, in order of arrival.
+    /// Sequences that run, in order of service.
     pub fn running(&self) -> impl Iterator<Item = RequestId> {
-        self.running.iter().copied()
+        self.running.iter().map(|r| r.id)
     }
 
-    /// The first sequence, in order of arrival, that runs or waits.
+    /// The first sequence, in order of service, that runs or waits.
     pub fn first_unpaused(&self) -> Option<RequestId> {
-        self.running.iter().chain(&self.waiting).min().copied()
+        self.running.iter().chain(&self.waiting).min().map(|r| r.id)
     }
 
     /// How the blocks of each group are used.
@@ -136,8 +162,8 @@ impl Scheduler {
         if in_queues != self.sequences.len() {
             return Err(format!("{} sequences, {in_queues} in the queues", self.sequences.len()));
         }
-        if let Some(id) = self.waiting.iter().find(|id| !self.sequences[id].blocks.is_empty()) {
-            return Err(format!("{id:?} waits and holds blocks"));
+        if let Some(rank) = self.waiting.iter().find(|r| !self.sequences[&r.id].blocks.is_empty()) {
+            return Err(format!("{:?} waits and holds blocks", rank.id));
         }
         self.blocks.audit(self.sequences.values().map(|s| &s.blocks))
     }
@@ -146,25 +172,57 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Plan {
         let mut plan = Plan::default();
         let mut prompt_rows = self.config.max_prompt_logits;
-        for prefill in [false, true] {
-            for id in self.running.iter().copied().collect::<Vec<_>>() {
-                // It may have been preempted for an earlier one.
-                if self.running.contains(&id) && (self.sequences[&id].remaining() > 1) == prefill {
-                    self.plan_slice(id, &mut plan, &mut prompt_rows);
-                }
-            }
-        }
-        while plan.preempted.is_empty() && plan.tokens() < self.config.max_tokens {
+        self.make_way(&mut plan);
+        self.plan_running(true, self.config.max_tokens, &mut plan, &mut prompt_rows);
+        let most = (plan.tokens() + self.prompt_allowance(&plan)).min(self.config.max_tokens);
+        self.plan_running(false, most, &mut plan, &mut prompt_rows);
+        while plan.preempted.is_empty() && plan.tokens() < most {
             let Some(id) = self.admit(prompt_rows) else { break };
-            self.plan_slice(id, &mut plan, &mut prompt_rows);
+            self.plan_slice(id, most, &mut plan, &mut prompt_rows);
         }
         plan
     }
 
-    fn plan_slice(&mut self, id: RequestId, plan: &mut Plan, prompt_rows: &mut usize) {
+    /// Plans the running sequences that generate, or those that do not yet, in steps of up to `most` tokens.
+    fn plan_running(&mut self, generates: bool, most: usize, plan: &mut Plan, prompt_rows: &mut usize) {
+        for rank in self.running.iter().copied().collect::<Vec<_>>() {
+            // It may have been preempted for an earlier one.
+            if self.running.contains(&rank) && self.sequences[&rank.id].generates() == generates {
+                self.plan_slice(rank.id, most, plan, prompt_rows);
+            }
+        }
+    }
+
+    /// Tokens of prompts that may join the streams of the plan.
+    fn prompt_allowance(&mut self, plan: &Plan) -> usize {
+        let streams = plan.slices.len();
+        let prompts = self.running.len().saturating_sub(streams) + self.waiting.len();
+        match &mut self.pace {
+            Some(pace) if streams > 0 && prompts > 0 => pace.allowance(streams, prompts),
+            _ => self.config.max_tokens,
+        }
+    }
+
+    /// Preempts sequences of a later priority where the first one that waits would otherwise find no place.
+    fn make_way(&mut self, plan: &mut Plan) {
+        while let (Some(&first), Some(&last)) = (self.waiting.first(), self.running.last()) {
+            let fits = |s: &Scheduler| {
+                let tokens = s.sequences.get(&first.id).map_or(0, |s| s.tokens().len());
+                let needed = s.blocks.missing(&BlockTables::default(), tokens, s.config.max_tokens);
+                s.running.len() < s.config.max_sequences && s.blocks.available(&needed)
+            };
+            if first.priority >= last.priority || fits(self) {
+                return;
+            }
+            self.preempt(last.id);
+            plan.outranked.push(last.id);
+        }
+    }
+
+    fn plan_slice(&mut self, id: RequestId, most: usize, plan: &mut Plan, prompt_rows: &mut usize) {
         let sequence = &self.sequences[&id];
-        let start = sequence.computed;
-        let budget = self.config.max_tokens - plan.tokens();
+        let (start, generates) = (sequence.computed, sequence.generates());
+        let budget = most.saturating_sub(plan.tokens());
         let mut len = sequence.remaining().min(budget);
         while sequence.prompt_logit_positions(start, start + len).len() > *prompt_rows {
             len -= 1;
@@ -187,28 +245,30 @@ impl Scheduler {
                 return;
             }
         }
-        plan.slices.push(PlannedSlice { id, start, len, samples });
+        plan.slices.push(PlannedSlice { id, start, len, samples, generates });
     }
 
-    /// Who gives up blocks: first those whose clients do not read, then the newest.
+    /// Who gives up blocks: first those whose clients do not read, then the last in the order.
     fn victim(&self) -> Option<RequestId> {
-        let holds = |id: &&RequestId| !self.sequences[id].blocks.is_empty();
-        self.paused.iter().rev().find(holds).or(self.running.iter().next_back()).copied()
+        let holds = |r: &&Rank| !self.sequences[&r.id].blocks.is_empty();
+        self.paused.iter().rev().find(holds).or(self.running.last()).map(|r| r.id)
     }
 
     fn preempt(&mut self, id: RequestId) {
+        let Some(rank) = self.rank(id) else { return };
         if let Some(sequence) = self.sequences.get_mut(&id) {
             self.blocks.release(&mut sequence.blocks);
             sequence.computed = 0;
         }
-        if self.running.remove(&id) {
-            self.waiting.insert(id);
+        if self.running.remove(&rank) {
+            self.waiting.insert(rank);
         }
     }
 
     /// Moves the first waiting sequence to the running ones if there is room for it.
     fn admit(&mut self, prompt_rows: usize) -> Option<RequestId> {
-        let id = *self.waiting.first()?;
+        let rank = *self.waiting.first()?;
+        let id = rank.id;
         let no_rows = prompt_rows == 0 && self.sequences.get(&id)?.prompt_logits_from.is_some();
         if no_rows || self.running.len() >= self.config.max_sequences {
             return None;
@@ -217,8 +277,9 @@ impl Scheduler {
         let missing =
             |blocks: &BlockManager, tables: &BlockTables, tokens: &[u32]| blocks.missing(tables, tokens.len(), chunk);
         let mut promised = vec![0; self.blocks.groups()];
-        for other in &self.running {
-            let other = &self.sequences[other];
+        // Those later in the order give way if need be.
+        for other in self.running.range(..rank) {
+            let other = &self.sequences[&other.id];
             for (sum, n) in promised.iter_mut().zip(missing(&self.blocks, &other.blocks, other.tokens())) {
                 *sum += n;
             }
@@ -236,8 +297,8 @@ impl Scheduler {
         // With nothing else running it is let in regardless, so that no rule above can keep it out for ever.
         let admitted = self.blocks.available(&needed) || self.running.is_empty();
         if admitted {
-            self.waiting.remove(&id);
-            self.running.insert(id);
+            self.waiting.remove(&rank);
+            self.running.insert(rank);
             if sequence.generated().is_empty() {
                 sequence.reused = sequence.computed;
             }
@@ -250,10 +311,18 @@ impl Scheduler {
     }
 
     fn release_paused(&mut self) -> bool {
-        let holds = |id: &&RequestId| self.sequences.get(id).is_some_and(|s| !s.blocks.is_empty());
-        let Some(id) = self.paused.iter().rev().find(holds).copied() else { return false };
-        self.preempt(id);
+        let holds = |r: &&Rank| self.sequences.get(&r.id).is_some_and(|s| !s.blocks.is_empty());
+        let Some(rank) = self.paused.iter().rev().find(holds).copied() else { return false };
+        self.preempt(rank.id);
         true
+    }
+
+    /// Tells how long the step of `plan` took, from which later steps learn how much of prompts they can hold.
+    pub fn observe(&mut self, plan: &Plan, took: Duration) {
+        if let Some(pace) = &mut self.pace {
+            let (streams, prompt_tokens) = plan.load();
+            pace.observe(streams, prompt_tokens, took);
+        }
     }
 
     /// Records that the step of `plan` has run.
@@ -280,27 +349,29 @@ impl Scheduler {
     /// Takes a sequence out, in whatever state it is, and frees its blocks. Not to be called while a step that
     /// contains it is being run.
     pub fn remove(&mut self, id: RequestId) -> Option<Sequence> {
+        let rank = self.rank(id)?;
         let mut sequence = self.sequences.remove(&id)?;
         self.blocks.release(&mut sequence.blocks);
         for queue in [&mut self.waiting, &mut self.running, &mut self.paused] {
-            queue.remove(&id);
+            queue.remove(&rank);
         }
         Some(sequence)
     }
 
     /// Leaves a running or waiting sequence out of the next steps. It keeps its blocks until others need them.
     pub fn pause(&mut self, id: RequestId) {
-        if self.running.remove(&id) || self.waiting.remove(&id) {
-            self.paused.insert(id);
+        if let Some(rank) = self.rank(id)
+            && (self.running.remove(&rank) || self.waiting.remove(&rank))
+        {
+            self.paused.insert(rank);
         }
     }
 
     /// Ends a pause.
     pub fn resume(&mut self, id: RequestId) {
-        if !self.paused.remove(&id) {
-            return;
-        }
-        self.running.insert(id);
+        let Some(rank) = self.rank(id).filter(|r| self.paused.contains(r)) else { return };
+        self.paused.remove(&rank);
+        self.running.insert(rank);
         let holds_blocks = self.sequences.get(&id).is_some_and(|s| !s.blocks.is_empty());
         if !holds_blocks || self.running.len() > self.config.max_sequences {
             self.preempt(id);

@@ -1,8 +1,16 @@
 use crate::block::BlockTables;
 
-/// Names a request. Numbers rise in the order of arrival, and the scheduler serves them in this order.
+/// Names a request. Numbers rise in the order of arrival, and the scheduler serves them in this order where their
+/// priorities do not differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// Place in the order of service: smaller priority numbers first, then order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) priority: i32,
+    pub(crate) id: RequestId,
+}
 
 /// What the scheduler knows of a request: tokens, and how far the cache holds them.
 #[derive(Debug)]
@@ -13,6 +21,7 @@ pub struct Sequence {
     pub(crate) reused: usize,
     pub(crate) blocks: BlockTables,
     salt: String,
+    pub(crate) priority: i32,
     /// First position whose logits are wanted although the next token is known; `None` if none is.
     pub(crate) prompt_logits_from: Option<usize>,
 }
@@ -22,13 +31,29 @@ impl Sequence {
     pub fn new(prompt: Vec<u32>, salt: String) -> Sequence {
         let prompt_len = prompt.len();
         let blocks = BlockTables::default();
-        Sequence { tokens: prompt, prompt_len, computed: 0, reused: 0, blocks, salt, prompt_logits_from: None }
+        Sequence {
+            tokens: prompt,
+            prompt_len,
+            computed: 0,
+            reused: 0,
+            blocks,
+            salt,
+            priority: 0,
+            prompt_logits_from: None,
+        }
     }
 
     /// The same, but with logits for every token of the prompt.
     #[must_use]
     pub fn with_prompt_logits(mut self) -> Sequence {
         self.prompt_logits_from = Some(0);
+        self
+    }
+
+    /// The same with another priority than 0: smaller numbers are served first.
+    #[must_use]
+    pub fn with_priority(mut self, priority: i32) -> Sequence {
+        self.priority = priority;
         self
     }
 
@@ -77,6 +102,11 @@ impl Sequence {
     /// Tokens to compute before the next one can be sampled.
     pub(crate) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Whether the next step continues its answer: only the newest token is not computed.
+    pub(crate) fn generates(&self) -> bool {
+        self.remaining() == 1 && self.tokens.len() > self.prompt_len
     }
 
     /// Positions in `start..end` whose logits are wanted for the prompt's own probabilities.

@@ -49,6 +49,10 @@ pub(crate) struct Worker {
     logits: Vec<f32>,
     vocab_size: usize,
     stall_timeout: Duration,
+    max_wait: Option<Duration>,
+    max_time: Option<Duration>,
+    /// When the latest request ended.
+    latest_end: Option<Instant>,
     stream_buffer: usize,
     max_failures: usize,
     failures: usize,
@@ -78,6 +82,9 @@ impl Worker {
             logits: Vec::new(),
             vocab_size,
             stall_timeout: config.stall_timeout,
+            max_wait: config.max_wait,
+            max_time: config.max_time,
+            latest_end: None,
             stream_buffer: config.stream_buffer,
             max_failures: config.max_failures.max(1),
             failures: 0,
@@ -95,7 +102,8 @@ impl Worker {
                 break;
             }
             let plan = self.scheduler.schedule();
-            self.stats.preemptions += plan.preempted.len() as u64;
+            self.stats.preemptions += (plan.preempted.len() + plan.outranked.len()) as u64;
+            self.stats.outranked += plan.outranked.len() as u64;
             if plan.slices.is_empty() {
                 self.refuse_stuck();
             } else {
@@ -112,7 +120,8 @@ impl Worker {
         if running + waiting == 0 && !(self.deadline.is_some() && paused == 0) {
             let now = Instant::now();
             let stalls = self.active.values().filter_map(|a| a.paused_since?.checked_add(self.stall_timeout));
-            let first = match stalls.chain(self.deadline).min() {
+            let ends = self.active.values().filter_map(|a| Some(a.deadline()?.0));
+            let first = match stalls.chain(ends).chain(self.deadline).min() {
                 Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(now)),
                 None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -146,8 +155,10 @@ impl Worker {
     }
 
     fn add(&mut self, new: NewRequest) {
-        let NewRequest { id, request, limit, events, arrived, place } = new;
-        let sequence = Sequence::new(request.prompt.clone(), request.cache_salt.clone());
+        let NewRequest { id, mut request, limit, events, arrived, place } = new;
+        request.max_time = request.max_time.into_iter().chain(self.max_time).min();
+        let sequence =
+            Sequence::new(request.prompt.clone(), request.cache_salt.clone()).with_priority(request.priority);
         let sequence = match request.prompt_logprobs {
             Some(_) => sequence.with_prompt_logits(),
             None => sequence,
@@ -162,7 +173,7 @@ impl Worker {
         }
     }
 
-    /// Ends requests that nobody reads, and all of them when the time to drain is over.
+    /// Ends requests that nobody reads or whose time is over, and all of them when the time to drain is over.
     fn end_overdue(&mut self) {
         let now = Instant::now();
         if self.deadline.is_some_and(|d| d <= now) {
@@ -175,6 +186,21 @@ impl Worker {
         for id in stalled {
             let (seconds, buffer) = (self.stall_timeout.as_secs(), self.stream_buffer);
             self.fail(id, EngineError::Stalled { seconds, buffer });
+        }
+        self.end_late(now);
+    }
+
+    fn end_late(&mut self, now: Instant) {
+        let waits_too_long = |a: &Active| {
+            let limit = self.max_wait?;
+            let retry_after = self.stats.time_per_request;
+            a.waited(limit).filter(|&t| t <= now).map(|_| EngineError::WaitsTooLong { limit, retry_after })
+        };
+        let out_of_time =
+            |a: &Active| a.deadline().filter(|(t, _)| *t <= now).map(|(_, limit)| EngineError::OutOfTime { limit });
+        let late = self.active.iter().filter_map(|(id, a)| Some((*id, out_of_time(a).or_else(|| waits_too_long(a))?)));
+        for (id, error) in late.collect::<Vec<_>>() {
+            self.fail(id, error);
         }
     }
 
@@ -192,6 +218,7 @@ impl Worker {
         self.batch.fill(plan, &self.scheduler);
         let rows = self.batch.rows().to_vec();
         self.stats.steps += 1;
+        let begin = Instant::now();
         if let Err(error) = self.run_step(rows.len()) {
             tracing::error!(%error, requests = plan.slices.len(), "step failed");
             self.stats.failed_steps += 1;
@@ -200,6 +227,7 @@ impl Worker {
             return;
         }
         self.failures = 0;
+        self.scheduler.observe(plan, begin.elapsed());
         self.scheduler.commit(plan);
         for (i, row) in rows.iter().enumerate() {
             self.take_row(row, i);
@@ -267,6 +295,7 @@ impl Worker {
     fn finish(&mut self, id: RequestId, reason: FinishReason) {
         let sequence = self.scheduler.remove(id);
         let Some(active) = self.active.remove(&id) else { return };
+        self.note_end();
         match reason {
             FinishReason::StopToken(_) | FinishReason::StopString(_) => self.stats.stopped += 1,
             FinishReason::Length => self.stats.out_of_length += 1,
@@ -282,6 +311,17 @@ impl Worker {
         self.stats.failed += 1;
         self.publish();
         active.end(Event::Error(error));
+    }
+
+    /// Learns how fast requests end, for those who ask when there will be room.
+    fn note_end(&mut self) {
+        let now = Instant::now();
+        let before = self.latest_end.replace(now);
+        // Without a queue the pace is that of arrivals.
+        if let Some(before) = before.filter(|_| self.scheduler.queue_lengths().1 > 0) {
+            let (latest, mean) = (now.duration_since(before), self.stats.time_per_request);
+            self.stats.time_per_request = if mean.is_zero() { latest } else { mean * 7 / 8 + latest / 8 };
+        }
     }
 
     fn publish(&mut self) {

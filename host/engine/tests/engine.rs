@@ -241,12 +241,47 @@ fn a_full_queue_refuses_and_recovers() {
     let (engine, open) = start_gated(&EngineConfig { max_queue: 2, ..config(100) });
     let mut streams: Vec<_> = (0..6).map(|_| engine.submit(request(prompt(5), 3)).unwrap()).collect();
     let refused = engine.submit(request(prompt(5), 3)).unwrap_err();
-    assert_eq!(refused, EngineError::Overloaded { outstanding: 6, limit: 6 });
+    assert!(matches!(refused, EngineError::Overloaded { outstanding: 6, limit: 6, .. }), "{refused}");
     drop(open);
     read(streams.pop().unwrap());
     answer(&engine, request(prompt(5), 3));
     streams.into_iter().for_each(|s| assert!(read(s).end.is_ok()));
     stop(&engine);
+}
+
+#[test]
+fn requests_that_wait_for_too_long_are_refused_and_those_that_run_are_not() {
+    let limit = Duration::from_secs(2);
+    let (engine, open) = start_gated(&EngineConfig { max_wait: Some(limit), ..config(100) });
+    let mut running: Vec<_> = (0..4).map(|_| engine.submit(request(prompt(5), 30)).unwrap()).collect();
+    (0..6).for_each(|_| open.send(()).unwrap());
+    running.iter_mut().for_each(|s| assert!(matches!(s.blocking_next(), Some(Event::Token(_)))));
+    let waiting = [0, 1].map(|_| engine.submit(request(prompt(5), 3)).unwrap());
+    std::thread::sleep(limit);
+    drop(open);
+    for stream in waiting {
+        let error = read(stream).end.unwrap_err();
+        assert!(matches!(error, EngineError::WaitsTooLong { .. }), "{error}");
+    }
+    running.into_iter().for_each(|s| assert!(read(s).end.is_ok()));
+    stop(&engine);
+}
+
+#[test]
+fn a_request_ends_when_its_time_is_over() {
+    let check = |engine: Option<Duration>, own: Option<Duration>, expected: Option<Duration>| {
+        let engine = start(model(), &EngineConfig { max_time: engine, ..config(100) });
+        let answer = answer(&engine, GenerateRequest { max_time: own, ..request(prompt(10), 5) });
+        assert_eq!(answer.end.err(), expected.map(|limit| EngineError::OutOfTime { limit }));
+        stop(&engine);
+    };
+    let long = Some(Duration::from_secs(3600));
+    check(None, None, None);
+    check(long, Some(Duration::MAX), None);
+    check(None, Some(Duration::ZERO), Some(Duration::ZERO));
+    check(Some(Duration::ZERO), None, Some(Duration::ZERO));
+    check(Some(Duration::ZERO), long, Some(Duration::ZERO));
+    check(long, Some(Duration::ZERO), Some(Duration::ZERO));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use common::{SimulatedModel, VOCAB, argmax, expected_answer};
 use proptest::prelude::*;
@@ -19,6 +20,7 @@ struct Arrival {
     answer: usize,
     prompt_logits: bool,
     cancel_after: Option<usize>,
+    priority: i32,
     /// Steps after arrival at which it pauses, and for how long.
     pause: Option<(usize, usize)>,
 }
@@ -31,6 +33,8 @@ struct Load {
     config: SchedulerConfig,
     prefix_caching: bool,
     arrivals: Vec<Arrival>,
+    /// How long steps take, in turn, microseconds.
+    durations: Vec<u16>,
 }
 
 fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
@@ -44,34 +48,45 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
         1usize..16,
         prop::bool::weighted(0.2),
         prop::option::weighted(0.2, 0usize..30),
+        prop_oneof![Just(0), -1..2],
         prop::option::weighted(0.2, (0usize..10, 1usize..10)),
     );
-    let arrival =
-        (0usize..40, prompt, rest).prop_map(|(step, prompt, (answer, prompt_logits, cancel_after, pause))| Arrival {
+    let arrival = (0usize..40, prompt, rest).prop_map(
+        |(step, prompt, (answer, prompt_logits, cancel_after, priority, pause))| Arrival {
             step,
             prompt,
             answer,
             prompt_logits,
             cancel_after,
+            priority,
             pause,
-        });
+        },
+    );
     prop::collection::vec(arrival, 1..16)
 }
 
 fn loads() -> impl Strategy<Value = Load> {
     let windows =
         prop::sample::select(vec![vec![None], vec![None, Some(5)], vec![Some(7)], vec![Some(3), None], vec![]]);
-    let config = (1usize..6, 0usize..12, 1usize..8).prop_map(|(max_sequences, more, max_prompt_logits)| {
-        SchedulerConfig { max_tokens: max_sequences + more, max_sequences, max_prompt_logits }
-    });
-    (windows, 1usize..6, 0usize..20, config, any::<bool>(), arrivals()).prop_map(
-        |(windows, block_size, spare_blocks, config, prefix_caching, arrivals)| Load {
+    let slowdown = prop::option::of(1.01f64..4.0);
+    let config = (1usize..6, 0usize..12, 1usize..8, slowdown).prop_map(
+        |(max_sequences, more, max_prompt_logits, max_slowdown)| SchedulerConfig {
+            max_tokens: max_sequences + more,
+            max_sequences,
+            max_prompt_logits,
+            max_slowdown,
+        },
+    );
+    let durations = prop::collection::vec(any::<u16>(), 1..8);
+    (windows, 1usize..6, 0usize..20, config, any::<bool>(), arrivals(), durations).prop_map(
+        |(windows, block_size, spare_blocks, config, prefix_caching, arrivals, durations)| Load {
             windows,
             block_size,
             spare_blocks,
             config,
             prefix_caching,
             arrivals,
+            durations,
         },
     )
 }
@@ -85,6 +100,9 @@ struct Simulation {
     /// Positions of the prompt whose logits were delivered.
     scored: BTreeMap<RequestId, Vec<usize>>,
     paused: BTreeSet<RequestId>,
+    /// Whether the step before was one without the first sequence.
+    probes: usize,
+    steps: usize,
     preemptions: usize,
     reused: usize,
 }
@@ -108,6 +126,8 @@ impl Simulation {
             answers: BTreeMap::new(),
             scored: BTreeMap::new(),
             paused: BTreeSet::new(),
+            probes: 0,
+            steps: 0,
             preemptions: 0,
             reused: 0,
         }
@@ -118,18 +138,25 @@ impl Simulation {
         self.scheduler.audit().map_err(TestCaseError::fail)?;
         check_plan(&plan, &load.config)?;
         self.preemptions += plan.preempted.len();
-        // Whoever generates is in every step, and the oldest advances in any case.
+        // Whoever generates is in every step; the first one advances in any case, but for a step of others alone that
+        // is measured.
         let running: Vec<RequestId> = self.scheduler.running().collect();
         prop_assert!(running.len() <= load.config.max_sequences);
         for (i, id) in running.iter().enumerate() {
             let sequence = self.scheduler.sequence(*id).unwrap();
-            let generating = sequence.computed() + 1 == sequence.tokens().len();
+            let generating = !sequence.generated().is_empty() && sequence.computed() + 1 == sequence.tokens().len();
             let advances = plan.slices.iter().any(|s| s.id == *id);
-            prop_assert!(advances || (i > 0 && !generating), "{:?} starves", id);
+            let measured = load.config.max_slowdown.is_some() && plan.slices.iter().all(|s| s.generates);
+            let measured = measured && !plan.slices.is_empty() && self.probes == 0;
+            prop_assert!(advances || (!generating && (i > 0 || measured)), "{:?} starves", id);
+            self.probes = usize::from(!advances && i == 0);
         }
+        let rank = |id: &RequestId| (load.arrivals[id.0 as usize].priority, *id);
         for id in plan.preempted.iter().filter(|id| !self.paused.contains(id)) {
-            prop_assert!(running.iter().all(|r| r < id), "{:?} gave way to a newer one", id);
+            prop_assert!(running.iter().all(|r| rank(r) < rank(id)), "{:?} gave way to a later one", id);
         }
+        let first = self.scheduler.first_unpaused();
+        prop_assert!(plan.outranked.iter().all(|id| first.is_some_and(|f| rank(&f).0 < rank(id).0)), "{:?}", plan);
         prop_assert!(!running.is_empty() || self.scheduler.first_unpaused().is_none(), "nothing runs");
         self.batch.fill(&plan, &self.scheduler);
         let rows = self.batch.rows().to_vec();
@@ -140,6 +167,9 @@ impl Simulation {
             outcome.map_err(|e| TestCaseError::fail(e.to_string()))?;
             self.model.wait(&mut [OutputBuffer { name: output::LOGITS, data: &mut self.logits }]).unwrap();
         }
+        let took = load.durations[self.steps % load.durations.len()];
+        self.steps += 1;
+        self.scheduler.observe(&plan, Duration::from_micros(took.into()));
         self.scheduler.commit(&plan);
         self.scheduler.audit().map_err(TestCaseError::fail)?;
         for (row, logits) in rows.iter().zip(self.logits.chunks(VOCAB)) {
@@ -176,14 +206,14 @@ fn check_plan(plan: &Plan, config: &SchedulerConfig) -> Result<(), TestCaseError
 fn run(load: &Load) -> Result<(usize, usize), TestCaseError> {
     let mut simulation = Simulation::new(load);
     let work: usize = load.arrivals.iter().map(|a| a.prompt.len() + a.answer).sum();
-    // Preemption repeats work, but the oldest advances with every step.
-    let most_steps = 100 + 10 * work;
+    // Preemption repeats work, but the first one advances, by one token at least, in one step of two.
+    let most_steps = 100 + 40 * work;
     for step in 0.. {
         prop_assert!(step < most_steps, "not done after {} steps", step);
         for (i, arrival) in load.arrivals.iter().enumerate() {
             let id = RequestId(i as u64);
             if step == arrival.step {
-                let sequence = Sequence::new(arrival.prompt.clone(), String::new());
+                let sequence = Sequence::new(arrival.prompt.clone(), String::new()).with_priority(arrival.priority);
                 let sequence = if arrival.prompt_logits { sequence.with_prompt_logits() } else { sequence };
                 prop_assert_eq!(simulation.scheduler.add(id, sequence), Ok(()));
             }
@@ -241,15 +271,17 @@ fn load(prompts: &[usize], answer: usize, spare_blocks: usize) -> Load {
         answer,
         prompt_logits: false,
         cancel_after: None,
+        priority: 0,
         pause: None,
     };
     Load {
         windows: vec![None],
         block_size: 4,
         spare_blocks,
-        config: SchedulerConfig { max_tokens: 16, max_sequences: 4, max_prompt_logits: 4 },
+        config: SchedulerConfig { max_tokens: 16, max_sequences: 4, max_prompt_logits: 4, max_slowdown: None },
         prefix_caching: true,
         arrivals: prompts.iter().map(arrival).collect(),
+        durations: vec![1],
     }
 }
 
@@ -303,6 +335,50 @@ fn streams_that_generate_advance_while_a_long_prompt_is_computed() {
 }
 
 #[test]
+fn a_smaller_priority_number_takes_the_place_of_larger_ones_that_run() {
+    let check = |priorities: [i32; 5], expected: &[u64]| {
+        let mut load = load(&[9, 10, 11, 12, 13], 20, 40);
+        let mut simulation = Simulation::new(&load);
+        load.arrivals.iter_mut().zip(priorities).for_each(|(a, p)| a.priority = p);
+        for (i, arrival) in load.arrivals.iter().enumerate() {
+            let sequence = Sequence::new(arrival.prompt.clone(), String::new()).with_priority(arrival.priority);
+            simulation.scheduler.add(RequestId(i as u64), sequence).unwrap();
+            simulation.step(&load).unwrap();
+        }
+        (0..5).for_each(|_| simulation.step(&load).unwrap());
+        let running: Vec<u64> = simulation.scheduler.running().map(|id| id.0).collect();
+        assert_eq!(running, expected, "{priorities:?}");
+    };
+    check([0, 0, 0, 0, 0], &[0, 1, 2, 3]);
+    check([0, 0, 0, 0, -1], &[4, 0, 1, 2]);
+    check([0, 5, 0, 0, 1], &[0, 2, 3, 4]);
+    check([0, 0, 0, 0, 1], &[0, 1, 2, 3]);
+}
+
+#[test]
+fn prompts_leave_streams_the_time_that_the_slowdown_says() {
+    let mut load = load(&[3, 400], 300, 40);
+    load.config.max_tokens = 64;
+    load.config.max_slowdown = Some(2.0);
+    let mut simulation = Simulation::new(&load);
+    let mut longest = 0;
+    for step in 0..80 {
+        if let Some(arrival) = load.arrivals.get(step / 40).filter(|_| step % 40 == 0) {
+            let sequence = Sequence::new(arrival.prompt.clone(), String::new());
+            simulation.scheduler.add(RequestId(step as u64 / 40), sequence).unwrap();
+        }
+        let plan = simulation.scheduler.schedule();
+        // A step takes 10 ms, and 1 ms for each of its tokens.
+        let tokens: u32 = plan.slices.iter().map(|s| s.len as u32).sum();
+        simulation.scheduler.observe(&plan, Duration::from_millis(10) + tokens * Duration::from_millis(1));
+        longest = longest.max(if step > 50 { tokens } else { 0 });
+        simulation.scheduler.commit(&plan);
+        plan.slices.iter().filter(|s| s.samples).for_each(|s| simulation.scheduler.append(s.id, 1));
+    }
+    assert!((8..=13).contains(&longest), "{longest} tokens in a step; 12 make 22 ms, twice 11 ms");
+}
+
+#[test]
 fn a_window_holds_only_the_blocks_that_it_can_see() {
     let mut load = load(&[100], 40, 0);
     load.windows = vec![Some(8)];
@@ -320,7 +396,7 @@ fn a_window_holds_only_the_blocks_that_it_can_see() {
 #[test]
 fn what_can_never_fit_is_refused_with_the_numbers() {
     let blocks = BlockManager::new(4, &[CacheGroup { blocks: 5, window: None }], true).unwrap();
-    let config = SchedulerConfig { max_tokens: 8, max_sequences: 2, max_prompt_logits: 4 };
+    let config = SchedulerConfig { max_tokens: 8, max_sequences: 2, max_prompt_logits: 4, max_slowdown: None };
     let mut scheduler = Scheduler::new(config, blocks).unwrap();
     let mut add = |n: usize| scheduler.add(RequestId(n as u64), Sequence::new(vec![1; n], String::new()));
     assert_eq!(add(20), Ok(()));

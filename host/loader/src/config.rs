@@ -106,6 +106,13 @@ pub struct SchedulerSettings {
     pub kv_cache_mib: Option<NonZeroUsize>,
     /// Most requests that wait; more are refused as overload.
     pub max_queue: usize,
+    /// Seconds that a request may wait before it runs; longer ones are refused as overload. Absent: no limit.
+    pub max_queue_seconds: Option<NonZeroU32>,
+    /// Seconds that a request may take, waiting included; requests can set shorter ones. Absent: no limit.
+    pub max_request_seconds: Option<NonZeroU32>,
+    /// How many times longer than usual running streams wait for a token while prompts are computed, at most; a number
+    /// above 1, or 0 for no limit.
+    pub max_slowdown: f64,
     /// Whether blocks of finished requests are kept for prompts that begin alike.
     pub prefix_cache: bool,
 }
@@ -119,6 +126,9 @@ impl Default for SchedulerSettings {
             block_size: size(16),
             kv_cache_mib: None,
             max_queue: 256,
+            max_queue_seconds: None,
+            max_request_seconds: None,
+            max_slowdown: 2.0,
             prefix_cache: true,
         }
     }

@@ -1,5 +1,6 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -152,8 +153,16 @@ pub enum ApiError {
     #[error("the API key is not valid")]
     WrongKey,
     /// Too much to do.
+    #[error("{message}")]
+    Overloaded {
+        /// What there is too much of.
+        message: String,
+        /// After how long there is likely to be room; zero: not known.
+        retry_after: Duration,
+    },
+    /// The time that the request may take is over.
     #[error("{0}")]
-    Overloaded(String),
+    OutOfTime(String),
     /// Models are being loaded.
     #[error("the server is loading; try again later")]
     Loading,
@@ -173,8 +182,9 @@ fn reduce(param: &str, completion: usize) -> String {
     if completion > 0 { format!("{param} or completion") } else { param.into() }
 }
 
-/// Seconds after which a client may try again.
+/// Seconds after which a client may try again where nothing better is known, and the most that it is told.
 const RETRY_AFTER: u32 = 2;
+const LONGEST_RETRY_AFTER: u32 = 120;
 
 impl ApiError {
     pub(crate) fn invalid(param: impl Into<String>, expected: impl Display, found: impl Display) -> ApiError {
@@ -196,7 +206,8 @@ impl ApiError {
             ApiError::Body(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Host(_) | ApiError::Origin(_) => StatusCode::FORBIDDEN,
             ApiError::NoKey | ApiError::WrongKey => StatusCode::UNAUTHORIZED,
-            ApiError::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            ApiError::OutOfTime(_) => StatusCode::GATEWAY_TIMEOUT,
             ApiError::Loading | ApiError::Draining | ApiError::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
@@ -226,7 +237,8 @@ impl ApiError {
             ApiError::Origin(_) => "origin_not_allowed",
             ApiError::NoKey => "missing_api_key",
             ApiError::WrongKey => "invalid_api_key",
-            ApiError::Overloaded(_) => "queue_full",
+            ApiError::Overloaded { .. } => "queue_full",
+            ApiError::OutOfTime(_) => "deadline_exceeded",
             ApiError::Loading => "model_loading",
             ApiError::Draining => "server_draining",
             ApiError::Unhealthy(_) => "engine_unhealthy",
@@ -238,6 +250,7 @@ impl ApiError {
         match self.status() {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             StatusCode::INTERNAL_SERVER_ERROR => "server_error",
             StatusCode::FORBIDDEN => "permission_error",
             StatusCode::UNAUTHORIZED => "authentication_error",
@@ -256,6 +269,20 @@ impl ApiError {
         }
     }
 
+    /// Seconds after which it is worth trying again, with errors that pass.
+    fn retry_after(&self) -> Option<u32> {
+        match self {
+            ApiError::Overloaded { retry_after, .. } if !retry_after.is_zero() => {
+                let seconds = retry_after.as_secs_f64().ceil();
+                Some((seconds as u32).clamp(1, LONGEST_RETRY_AFTER))
+            }
+            _ if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+                Some(RETRY_AFTER)
+            }
+            _ => None,
+        }
+    }
+
     /// `{"error": …}` as of the OpenAI API.
     pub fn body(&self) -> Value {
         json!({"error": {
@@ -270,8 +297,12 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(self.body())).into_response();
-        if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, ApiError::OutOfTime(_)) {
+            // The client has set the limit or accepted the server's; the same again would take as long.
+            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -285,7 +316,10 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> ApiError {
         let message = error.to_string();
         match error {
-            EngineError::Overloaded { .. } => ApiError::Overloaded(message),
+            EngineError::Overloaded { retry_after, .. } | EngineError::WaitsTooLong { retry_after, .. } => {
+                ApiError::Overloaded { message, retry_after }
+            }
+            EngineError::OutOfTime { .. } => ApiError::OutOfTime(message),
             EngineError::ContextExceeded { prompt, context: limit } => {
                 ApiError::ContextLength { param: "prompt", limit, prompt, completion: 1 }
             }
@@ -334,19 +368,32 @@ mod tests {
 
     #[test]
     fn engine_errors_have_the_status_that_clients_act_on() {
-        let check = |error: EngineError, status: u16, code: &str, retry: bool| {
+        let check = |error: EngineError, status: u16, code: &str, retry: Option<&str>| {
             let error = ApiError::from(error);
             assert_eq!((error.status().as_u16(), error.code()), (status, code), "{error}");
-            assert_eq!(error.clone().into_response().headers().contains_key(header::RETRY_AFTER), retry, "{error}");
+            let response = error.clone().into_response();
+            let found = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+            assert_eq!(found, retry, "{error}");
         };
-        check(EngineError::Overloaded { outstanding: 2, limit: 2 }, 429, "queue_full", true);
-        check(EngineError::ContextExceeded { prompt: 9, context: 8 }, 400, "context_length_exceeded", false);
-        check(EngineError::CacheTooSmall { prompt: 9, capacity: 8 }, 400, "context_length_exceeded", false);
+        let overloaded = |seconds| EngineError::Overloaded {
+            outstanding: 2,
+            limit: 2,
+            retry_after: Duration::from_secs_f64(seconds),
+        };
+        check(overloaded(0.0), 429, "queue_full", Some("2"));
+        check(overloaded(0.2), 429, "queue_full", Some("1"));
+        check(overloaded(6.2), 429, "queue_full", Some("7"));
+        check(overloaded(1e9), 429, "queue_full", Some("120"));
+        let (limit, retry_after) = (Duration::from_secs(9), Duration::from_secs(3));
+        check(EngineError::WaitsTooLong { limit, retry_after }, 429, "queue_full", Some("3"));
+        check(EngineError::OutOfTime { limit }, 504, "deadline_exceeded", None);
+        check(EngineError::ContextExceeded { prompt: 9, context: 8 }, 400, "context_length_exceeded", None);
+        check(EngineError::CacheTooSmall { prompt: 9, capacity: 8 }, 400, "context_length_exceeded", None);
         let request = EngineError::Request { field: "top_k", expected: "1".into(), found: "0".into() };
-        check(request, 400, "invalid_value", false);
-        check(EngineError::ShuttingDown, 503, "server_draining", true);
-        check(EngineError::Stopped, 500, "internal_error", false);
-        check(EngineError::Step { message: "device lost".into() }, 500, "internal_error", false);
+        check(request, 400, "invalid_value", None);
+        check(EngineError::ShuttingDown, 503, "server_draining", Some("2"));
+        check(EngineError::Stopped, 500, "internal_error", None);
+        check(EngineError::Step { message: "device lost".into() }, 500, "internal_error", None);
     }
 
     #[test]

@@ -84,7 +84,13 @@ impl Generation {
         self.recorder.event(at, &event);
         match event {
             Event::Error(error) => {
-                tracing::error!(id = self.recorder.id(), %error, "a request has failed");
+                // What the client or the load is the reason of is no fault to look into.
+                match error {
+                    EngineError::OutOfTime { .. } | EngineError::WaitsTooLong { .. } => {
+                        tracing::info!(id = self.recorder.id(), %error, "a request has ended early");
+                    }
+                    _ => tracing::error!(id = self.recorder.id(), %error, "a request has failed"),
+                }
                 self.recorder.failed();
                 self.streams.clear();
                 return Err(error.into());

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -36,7 +37,8 @@ impl Workers {
     ) -> Result<T, ApiError> {
         let place = Waiting(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
-            return Err(ApiError::Overloaded("overloaded: too many requests are being read; try again later".into()));
+            let message = "overloaded: too many requests are being read; try again later".into();
+            return Err(ApiError::Overloaded { message, retry_after: Duration::ZERO });
         }
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|e| ApiError::Internal(e.to_string()))?;

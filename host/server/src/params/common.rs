@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rocmforge_engine::sampler::MAX_TOP_LOGPROBS;
 use rocmforge_engine::{SamplingParams, StopParams};
 use serde_json::Value;
@@ -9,6 +11,8 @@ use crate::error::ApiError;
 const MAX_STOPS: usize = 16;
 const MAX_N: u32 = 128;
 const MAX_LOGIT_BIAS: usize = 1024;
+/// A day, in seconds.
+const MAX_TIME: f64 = 86_400.0;
 
 /// Parameters that chat and plain completions share.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +23,10 @@ pub(crate) struct Common {
     /// Answers per prompt.
     pub(crate) n: usize,
     pub(crate) cache_salt: String,
+    /// Smaller numbers are served first.
+    pub(crate) priority: i32,
+    /// Longest time for the whole request.
+    pub(crate) max_time: Option<Duration>,
     /// `None`: the answer comes in one piece.
     pub(crate) stream: Option<StreamOptions>,
 }
@@ -46,6 +54,8 @@ impl Common {
             },
             n: fields.count("n", 1..=MAX_N)?.unwrap_or(1),
             cache_salt: fields.string("cache_salt")?.unwrap_or_default(),
+            priority: priority(fields)?,
+            max_time: max_time(fields)?,
             stream: stream(fields)?,
         })
     }
@@ -75,6 +85,16 @@ fn sampling(fields: &mut Fields) -> Result<SamplingParams, ApiError> {
         seed: seed(fields)?,
         ..default
     })
+}
+
+fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
+    let number = fields.integer("priority", i32::MIN.into()..=i32::MAX.into())?;
+    Ok(number.and_then(|n| i32::try_from(n).ok()).unwrap_or(0))
+}
+
+fn max_time(fields: &mut Fields) -> Result<Option<Duration>, ApiError> {
+    let seconds = fields.number("max_time", 0.0..=MAX_TIME)?;
+    Ok(seconds.and_then(|s| Duration::try_from_secs_f32(s).ok()))
 }
 
 fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {

@@ -31,7 +31,6 @@ const COMMON: &[(&str, Rule)] = &[
     ("request_id", Ignore),
     ("cache_prompt", Ignore),
     ("timings_per_token", Ignore),
-    ("priority", Only(&["0"])),
     ("min_tokens", Only(&["0"])),
     ("use_beam_search", Only(&["false"])),
     ("length_penalty", Only(&["1", "1.0"])),

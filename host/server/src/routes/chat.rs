@@ -77,8 +77,9 @@ fn prepare(state: &AppState, body: &[u8]) -> Result<(Arc<ServedModel>, Common, V
     let one = |sample| {
         let sampling: SamplingParams = common.sampling_of(sample);
         let stop = rocmforge_engine::StopParams { max_tokens, ..common.stop.clone() };
-        let cache_salt = common.cache_salt.clone();
-        GenerateRequest { prompt: prompt.clone(), sampling, stop, prompt_logprobs: None, cache_salt }
+        let (prompt, cache_salt) = (prompt.clone(), common.cache_salt.clone());
+        let (priority, max_time) = (common.priority, common.max_time);
+        GenerateRequest { prompt, sampling, stop, cache_salt, priority, max_time, ..Default::default() }
     };
     let requests = (0..common.n).map(one).collect();
     Ok((model, common, requests))
@@ -229,6 +230,8 @@ mod tests {
         check(json!({"stream": true, "stream_options": options}), |r| {
             r.common.stream == Some(StreamOptions { include_usage: true, continuous: true })
         });
+        check(json!({"priority": -5}), |r| r.common.priority == -5);
+        check(json!({"max_time": 1.5}), |r| r.common.max_time == Some(std::time::Duration::from_millis(1500)));
         check(json!({"cache_salt": "s", "model": "m"}), |r| {
             r.common.cache_salt == "s" && r.common.model.as_deref() == Some("m")
         });
@@ -238,7 +241,7 @@ mod tests {
     fn null_counts_as_absent_everywhere() {
         let names = "model max_tokens max_completion_tokens temperature top_p top_k min_p frequency_penalty \
             presence_penalty repetition_penalty seed stop logit_bias logprobs top_logprobs n stream stream_options user \
-            ignore_eos tools tool_choice response_format audio functions metadata stop_token_ids cache_salt \
+            ignore_eos tools tool_choice response_format audio functions metadata stop_token_ids cache_salt priority max_time \
             reasoning_effort no_such_parameter";
         for name in names.split_whitespace() {
             assert_eq!(parse(json!({name: null})), parse(json!({})), "{name}");
@@ -284,6 +287,10 @@ mod tests {
         invalid(json!({"stream_options": {}}), "stream_options");
         invalid(json!({"stream": true, "stream_options": []}), "stream_options");
         invalid(json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage");
+        invalid(json!({"priority": 1i64 << 31}), "priority");
+        invalid(json!({"priority": "high"}), "priority");
+        invalid(json!({"max_time": -1}), "max_time");
+        invalid(json!({"max_time": 100_000}), "max_time");
         invalid(json!({"messages": []}), "messages");
         invalid(json!({"messages": "Hi"}), "messages");
         invalid(json!({"model": 1}), "model");

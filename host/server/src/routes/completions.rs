@@ -99,6 +99,9 @@ pub(super) fn prepare(state: &AppState, request: CompletionRequest) -> Result<Jo
                 stop: StopParams { max_tokens, ..common.stop.clone() },
                 prompt_logprobs: common.sampling.logprobs.filter(|_| request.echo),
                 cache_salt: common.cache_salt.clone(),
+                priority: common.priority,
+                max_time: common.max_time,
+                ..Default::default()
             });
         }
         if request.echo {
