@@ -64,6 +64,11 @@ impl Active {
         }
     }
 
+    /// Tokens that it may still generate.
+    pub(crate) fn left(&self) -> usize {
+        self.limit.saturating_sub(self.generated)
+    }
+
     /// When its time is over, and how long that is.
     pub(crate) fn deadline(&self) -> Option<(Instant, Duration)> {
         // A limit beyond the clock's range is none.

@@ -12,6 +12,8 @@ pub struct LogitsRow {
     pub position: usize,
     /// The row gives the next token; otherwise the next token is known, and the row its probability.
     pub samples: bool,
+    /// The token that was guessed to come next; the row after this one counts only if it does.
+    pub guess: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +53,14 @@ impl StepBatch {
             let first_row = self.token_ids.len();
             let end = slice.start + slice.len;
             self.push(sequence, slice.start, end);
-            let known = sequence.prompt_logit_positions(slice.start, end);
-            let last = slice.samples.then_some(end - 1);
-            for (position, samples) in known.map(|p| (p, false)).chain(last.map(|p| (p, true))) {
+            let known = sequence.prompt_logit_positions(slice.start, end).map(|p| (p, false, None));
+            // The last known token, and the guesses after it.
+            let first = end - 1 - slice.guesses;
+            let sampled = (first..end).filter(|_| slice.samples);
+            let sampled = sampled.map(|p| (p, true, sequence.draft.get(p - first).copied().filter(|_| p + 1 < end)));
+            for (position, samples, guess) in known.chain(sampled) {
                 self.logits_rows.push((first_row + position - slice.start) as u32);
-                self.rows.push(LogitsRow { id: slice.id, position, samples });
+                self.rows.push(LogitsRow { id: slice.id, position, samples, guess });
             }
         }
     }
@@ -75,9 +80,12 @@ impl StepBatch {
         }
     }
 
-    /// Adds the tokens `start..end` of a sequence, which the last `clear` allowed for and whose blocks are reserved.
+    /// Adds the tokens `start..end` of a sequence and its draft, which the last `clear` allowed for and whose blocks are
+    /// reserved.
     pub(crate) fn push(&mut self, sequence: &Sequence, start: usize, end: usize) {
-        self.token_ids.extend_from_slice(&sequence.tokens()[start..end]);
+        let known = &sequence.tokens()[start..end.min(sequence.tokens().len())];
+        self.token_ids.extend_from_slice(known);
+        self.token_ids.extend_from_slice(&sequence.draft[..end - start - known.len()]);
         self.positions.extend(start as u32..end as u32);
         self.query_start.push(self.token_ids.len() as u32);
         self.context_lens.push(end as u32);

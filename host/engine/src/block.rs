@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use rocmforge_program::NO_BLOCK;
 
 use crate::error::EngineError;
+use crate::sequence::Sequence;
 
 /// A cache group as the block manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,6 +327,12 @@ impl BlockManager {
                 *entry = NO_BLOCK;
             }
         }
+    }
+
+    pub(crate) fn advance_sequence(&mut self, sequence: &mut Sequence) {
+        let mut tables = std::mem::take(&mut sequence.blocks);
+        self.advance(&mut tables, sequence.tokens(), sequence.computed(), sequence.salt());
+        sequence.blocks = tables;
     }
 
     /// Lets go of every block of the sequence.

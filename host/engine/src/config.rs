@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub max_context: Option<usize>,
     /// Let prompts with the same beginning share its blocks.
     pub prefix_caching: bool,
+    /// Most tokens to guess in a row, where there is a drafter.
+    pub max_guess: usize,
     /// Most rows of logits in a step for prompts whose log-probabilities are wanted; a row is as long as the vocabulary.
     pub max_prompt_logits: usize,
     /// Events that may wait in a stream before its request pauses.
@@ -50,6 +52,7 @@ impl Default for EngineConfig {
             max_slowdown: Some(2.0),
             max_context: None,
             prefix_caching: true,
+            max_guess: 8,
             max_prompt_logits: 64,
             stream_buffer: 256,
             stall_timeout: Duration::from_secs(60),

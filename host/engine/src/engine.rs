@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{BlockCounts, BlockManager};
 use crate::config::EngineConfig;
+use crate::draft::Drafter;
 use crate::error::EngineError;
 use crate::request::GenerateRequest;
 use crate::runner::Runner;
@@ -48,6 +49,10 @@ pub struct EngineStats {
     pub cancelled: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Tokens that were guessed and computed before it was known whether they come.
+    pub guessed_tokens: u64,
+    /// Of these, those that came.
+    pub accepted_tokens: u64,
     /// Times that a request lost its place to one of an earlier priority.
     pub outranked: u64,
     /// Between the ends of requests while others wait, on average over the latest; zero before the first.
@@ -105,7 +110,20 @@ impl EngineHandle {
     /// # Errors
     /// Settings that do not go with the program or the executable, lack of memory, or no thread to be had.
     pub fn start(
+        runner: impl Runner + 'static,
+        vocabulary: Arc<dyn Vocabulary>,
+        config: &EngineConfig,
+    ) -> Result<EngineHandle, EngineError> {
+        EngineHandle::start_with_drafter(runner, None, vocabulary, config)
+    }
+
+    /// The same, with guesses of what comes next; see [`Drafter`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_drafter(
         mut runner: impl Runner + 'static,
+        drafter: Option<Box<dyn Drafter>>,
         vocabulary: Arc<dyn Vocabulary>,
         config: &EngineConfig,
     ) -> Result<EngineHandle, EngineError> {
@@ -120,7 +138,7 @@ impl EngineHandle {
 
         let (commands, receiver) = channel();
         let stats = Arc::new(Mutex::new(EngineStats { blocks: scheduler.block_counts(), ..Default::default() }));
-        let worker = Worker::new(Box::new(runner), vocabulary, config, scheduler, receiver, stats.clone());
+        let worker = Worker::new(Box::new(runner), drafter, vocabulary, config, scheduler, receiver, stats.clone());
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || worker.run());
         let thread = thread.map_err(|e| EngineError::config("engine thread", "a thread", e))?;
         let shared = Shared {

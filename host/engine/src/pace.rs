@@ -28,7 +28,8 @@ const PROBE_AFTER: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Pace {
     ratio: f64,
-    /// Seconds of a step without prompts, by its number of streams.
+    max_sequences: usize,
+    /// Seconds of a step without prompts, by its number of tokens.
     alone: Vec<Mean>,
     /// Seconds that a token of a prompt adds.
     per_token: Mean,
@@ -39,13 +40,13 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// For up to so many streams.
-    pub(crate) fn new(ratio: f64, max_sequences: usize) -> Pace {
-        let alone = vec![Mean::default(); max_sequences + 1];
-        Pace { ratio, alone, per_token: Mean::default(), last_chunk: 0, mixed: 0, probing: false }
+    /// For steps of up to so many tokens and streams.
+    pub(crate) fn new(ratio: f64, max_tokens: usize, max_sequences: usize) -> Pace {
+        let alone = vec![Mean::default(); max_tokens + 1];
+        Pace { ratio, max_sequences, alone, per_token: Mean::default(), last_chunk: 0, mixed: 0, probing: false }
     }
 
-    /// Most tokens of prompts in a step beside `streams` that generate, while `prompts` are being computed or wait.
+    /// Most tokens of prompts in a step beside `streams` tokens of streams that generate, while `prompts` are being computed or wait.
     /// 0, never twice in a row: the streams are to be measured alone.
     pub(crate) fn allowance(&mut self, streams: usize, prompts: usize) -> usize {
         let alone = self.alone(streams);
@@ -55,14 +56,14 @@ impl Pace {
             return 0;
         }
         let (Some(alone), Some(per_token)) = (alone, self.per_token.0) else { return FIRST_CHUNK };
-        let together = (streams + prompts).min(self.alone.len() - 1).saturating_sub(streams) as f64;
+        let together = (streams + prompts).min(self.max_sequences).saturating_sub(streams) as f64;
         let room = (self.ratio * (alone + together * per_token) - alone) * MARGIN;
         // What is measured on few tokens says little of many, so the number grows step by step.
         let most = (2 * self.last_chunk).max(FIRST_CHUNK);
         ((room / per_token) as usize).clamp(1, most)
     }
 
-    /// Seconds of a step with so many streams and nothing else; `None` where no step like it was measured.
+    /// Seconds of a step with so many tokens of streams and nothing else; `None` where no step like it was measured.
     fn alone(&self, streams: usize) -> Option<f64> {
         let near = (streams / 2).max(1)..=(2 * streams);
         let measured = self.alone.iter().enumerate().filter(|(n, _)| near.contains(n));
@@ -72,7 +73,7 @@ impl Pace {
         Some((seconds + (streams as f64 - n as f64) * per_stream).max(seconds / 2.0))
     }
 
-    /// Takes in how long a step of `streams` that generated and `prompt_tokens` took.
+    /// Takes in how long a step of `streams` tokens of streams and `prompt_tokens` of prompts took.
     pub(crate) fn observe(&mut self, streams: usize, prompt_tokens: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         if prompt_tokens == 0 {
@@ -98,7 +99,7 @@ mod tests {
 
     /// Steps of a device on which a step costs `fixed`, and `token` for each of its tokens; in seconds.
     fn settle(ratio: f64, fixed: f64, token: f64, streams: usize, prompts: usize) -> usize {
-        let mut pace = Pace::new(ratio, 16);
+        let mut pace = Pace::new(ratio, 512, 16);
         let mut chunk = 0;
         for _ in 0..40 {
             let last = chunk;
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn streams_are_measured_alone_now_and_then() {
-        let mut pace = Pace::new(2.0, 4);
+        let mut pace = Pace::new(2.0, 64, 4);
         let mut alone = 0;
         for _ in 0..300 {
             let chunk = pace.allowance(2, 1);
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_prompt_advances_even_if_nothing_is_ever_measured() {
-        let mut pace = Pace::new(2.0, 4);
+        let mut pace = Pace::new(2.0, 64, 4);
         let chunks: Vec<usize> = (0..4).map(|_| pace.allowance(2, 1)).collect();
         assert_eq!(chunks, [0, FIRST_CHUNK, 0, FIRST_CHUNK]);
     }

@@ -35,6 +35,8 @@ pub struct PlannedSlice {
     pub samples: bool,
     /// It continues an answer; otherwise it is a piece of a prompt, or of what a preempted sequence has to repeat.
     pub generates: bool,
+    /// Of the tokens, the last so many are guesses; see [`Scheduler::propose`].
+    pub guesses: usize,
 }
 
 /// A step to run, in an order that [`Scheduler::commit`] expects back.
@@ -53,10 +55,10 @@ impl Plan {
         self.slices.iter().map(|s| s.len).sum()
     }
 
-    /// Slices that continue answers, and tokens of all others.
+    /// Tokens of slices that continue answers, and of all others.
     fn load(&self) -> (usize, usize) {
-        let prompts = self.slices.iter().filter(|s| !s.generates).map(|s| s.len).sum();
-        (self.slices.iter().filter(|s| s.generates).count(), prompts)
+        let tokens = |generates| self.slices.iter().filter(|s| s.generates == generates).map(|s| s.len).sum();
+        (tokens(true), tokens(false))
     }
 }
 
@@ -98,7 +100,7 @@ impl Scheduler {
             return Err(EngineError::config("slowdown of running streams", "more than 1", ratio));
         }
         let (sequences, waiting, running, paused) = Default::default();
-        let pace = max_slowdown.map(|ratio| Pace::new(ratio, max_sequences));
+        let pace = max_slowdown.map(|ratio| Pace::new(ratio, max_tokens, max_sequences));
         Ok(Scheduler { config, blocks, sequences, waiting, running, paused, pace })
     }
 
@@ -174,6 +176,7 @@ impl Scheduler {
         let mut prompt_rows = self.config.max_prompt_logits;
         self.make_way(&mut plan);
         self.plan_running(true, self.config.max_tokens, &mut plan, &mut prompt_rows);
+        self.plan_guesses(&mut plan);
         let most = (plan.tokens() + self.prompt_allowance(&plan)).min(self.config.max_tokens);
         self.plan_running(false, most, &mut plan, &mut prompt_rows);
         while plan.preempted.is_empty() && plan.tokens() < most {
@@ -193,12 +196,32 @@ impl Scheduler {
         }
     }
 
+    /// Adds what was guessed of the answers in the plan, as far as tokens and blocks are left over.
+    fn plan_guesses(&mut self, plan: &mut Plan) {
+        let left = self.config.max_tokens - plan.tokens();
+        // Prompts get their share.
+        let prompts = self.running.len() + self.waiting.len() > plan.slices.len();
+        let mut budget = if prompts { left / 2 } else { left };
+        let room = self.longest_sequence();
+        for slice in &mut plan.slices {
+            let Some(sequence) = self.sequences.get_mut(&slice.id) else { continue };
+            let end = slice.start + slice.len;
+            sequence.draft.truncate(budget.min(room.saturating_sub(end)));
+            if !self.blocks.reserve(&mut sequence.blocks, end + sequence.draft.len()) {
+                sequence.draft.clear();
+            }
+            slice.guesses = sequence.draft.len();
+            slice.len += slice.guesses;
+            budget -= slice.guesses;
+        }
+    }
+
     /// Tokens of prompts that may join the streams of the plan.
     fn prompt_allowance(&mut self, plan: &Plan) -> usize {
-        let streams = plan.slices.len();
+        let (streams, tokens) = (plan.slices.len(), plan.tokens());
         let prompts = self.running.len().saturating_sub(streams) + self.waiting.len();
         match &mut self.pace {
-            Some(pace) if streams > 0 && prompts > 0 => pace.allowance(streams, prompts),
+            Some(pace) if streams > 0 && prompts > 0 => pace.allowance(tokens, prompts),
             _ => self.config.max_tokens,
         }
     }
@@ -245,7 +268,7 @@ impl Scheduler {
                 return;
             }
         }
-        plan.slices.push(PlannedSlice { id, start, len, samples, generates });
+        plan.slices.push(PlannedSlice { id, start, len, samples, generates, guesses: 0 });
     }
 
     /// Who gives up blocks: first those whose clients do not read, then the last in the order.
@@ -259,6 +282,7 @@ impl Scheduler {
         if let Some(sequence) = self.sequences.get_mut(&id) {
             self.blocks.release(&mut sequence.blocks);
             sequence.computed = 0;
+            sequence.draft.clear();
         }
         if self.running.remove(&rank) {
             self.waiting.insert(rank);
@@ -329,20 +353,43 @@ impl Scheduler {
     pub fn commit(&mut self, plan: &Plan) {
         for slice in &plan.slices {
             let Some(sequence) = self.sequences.get_mut(&slice.id) else { continue };
-            sequence.computed = slice.start + slice.len;
+            sequence.computed = slice.start + slice.len - slice.guesses;
+            sequence.draft.clear();
             if let Some(from) = &mut sequence.prompt_logits_from {
                 *from = (*from).max(sequence.computed);
             }
-            let mut tables = std::mem::take(&mut sequence.blocks);
-            self.blocks.advance(&mut tables, sequence.tokens(), sequence.computed, sequence.salt());
-            sequence.blocks = tables;
+            self.blocks.advance_sequence(sequence);
         }
     }
 
-    /// Adds a generated token to a sequence.
-    pub fn append(&mut self, id: RequestId, token: u32) {
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.push(token);
+    /// Adds generated tokens to a sequence, of which the first `guessed` are computed already, as guesses of the last
+    /// step that came true.
+    pub fn append(&mut self, id: RequestId, tokens: &[u32], guessed: usize) {
+        let Some(mut all) = self.take_tokens(id) else { return };
+        all.extend_from_slice(tokens);
+        self.put_tokens(id, all, guessed);
+    }
+
+    /// The tokens of a sequence, to be given back, with more at the end, before anything else happens to it.
+    pub(crate) fn take_tokens(&mut self, id: RequestId) -> Option<Vec<u32>> {
+        self.sequences.get_mut(&id).map(Sequence::take_tokens)
+    }
+
+    /// Gives tokens back; see [`append`](Self::append).
+    pub(crate) fn put_tokens(&mut self, id: RequestId, tokens: Vec<u32>, guessed: usize) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        sequence.put_tokens(tokens);
+        if guessed > 0 {
+            sequence.computed += guessed;
+            self.blocks.advance_sequence(sequence);
+        }
+    }
+
+    /// Gives a guess of the tokens that come next in a sequence. The next step computes them with it if there is room,
+    /// with a row of logits after each, so that as many as are right need no step of their own.
+    pub fn propose(&mut self, id: RequestId, guess: Vec<u32>) {
+        if let Some(sequence) = self.sequences.get_mut(&id).filter(|s| s.generates()) {
+            sequence.draft = guess;
         }
     }
 

@@ -88,9 +88,7 @@ impl<'r> SingleSequence<'r> {
             return Err(error);
         }
         self.sequence.computed = end;
-        let mut tables = std::mem::take(&mut self.sequence.blocks);
-        self.blocks.advance(&mut tables, self.sequence.tokens(), end, "");
-        self.sequence.blocks = tables;
+        self.blocks.advance_sequence(&mut self.sequence);
         Ok(&mut self.logits)
     }
 

@@ -22,6 +22,8 @@ pub struct Sequence {
     pub(crate) blocks: BlockTables,
     salt: String,
     pub(crate) priority: i32,
+    /// Guesses of the tokens that follow, for the next step to check.
+    pub(crate) draft: Vec<u32>,
     /// First position whose logits are wanted although the next token is known; `None` if none is.
     pub(crate) prompt_logits_from: Option<usize>,
 }
@@ -39,6 +41,7 @@ impl Sequence {
             blocks,
             salt,
             priority: 0,
+            draft: Vec::new(),
             prompt_logits_from: None,
         }
     }
@@ -89,6 +92,14 @@ impl Sequence {
 
     pub(crate) fn salt(&self) -> &str {
         &self.salt
+    }
+
+    pub(crate) fn take_tokens(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.tokens)
+    }
+
+    pub(crate) fn put_tokens(&mut self, tokens: Vec<u32>) {
+        self.tokens = tokens;
     }
 
     pub(crate) fn push(&mut self, token: u32) {

@@ -3,16 +3,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rocmforge_program::{OutputBuffer, output};
-
-use crate::active::{Active, Progress};
-use crate::batch::{LogitsRow, StepBatch};
+use crate::active::Active;
+use crate::batch::StepBatch;
 use crate::config::EngineConfig;
+use crate::draft::{Drafter, Luck};
 use crate::engine::{EngineStats, Place};
 use crate::error::EngineError;
 use crate::request::{Event, FinishReason, GenerateRequest};
 use crate::runner::Runner;
-use crate::scheduler::{Plan, Scheduler};
+use crate::scheduler::Scheduler;
 use crate::sequence::{RequestId, Sequence};
 use crate::stream::EventSender;
 use crate::text::Vocabulary;
@@ -40,14 +39,14 @@ pub(crate) enum Command {
 
 /// The engine thread's state.
 pub(crate) struct Worker {
-    runner: Box<dyn Runner>,
-    vocabulary: Arc<dyn Vocabulary>,
-    scheduler: Scheduler,
+    pub(crate) runner: Box<dyn Runner>,
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) scheduler: Scheduler,
     commands: Receiver<Command>,
-    active: HashMap<RequestId, Active>,
-    batch: StepBatch,
-    logits: Vec<f32>,
-    vocab_size: usize,
+    pub(crate) active: HashMap<RequestId, Active>,
+    pub(crate) batch: StepBatch,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) vocab_size: usize,
     stall_timeout: Duration,
     max_wait: Option<Duration>,
     max_time: Option<Duration>,
@@ -55,15 +54,20 @@ pub(crate) struct Worker {
     latest_end: Option<Instant>,
     stream_buffer: usize,
     max_failures: usize,
-    failures: usize,
+    pub(crate) failures: usize,
     deadline: Option<Instant>,
-    stats: EngineStats,
+    pub(crate) drafter: Option<Box<dyn Drafter>>,
+    /// Most tokens to guess for one sequence.
+    pub(crate) max_guess: usize,
+    pub(crate) lucks: HashMap<RequestId, Luck>,
+    pub(crate) stats: EngineStats,
     published: Arc<Mutex<EngineStats>>,
 }
 
 impl Worker {
     pub(crate) fn new(
         runner: Box<dyn Runner>,
+        drafter: Option<Box<dyn Drafter>>,
         vocabulary: Arc<dyn Vocabulary>,
         config: &EngineConfig,
         scheduler: Scheduler,
@@ -89,6 +93,9 @@ impl Worker {
             max_failures: config.max_failures.max(1),
             failures: 0,
             deadline: None,
+            drafter,
+            max_guess: config.max_guess,
+            lucks: HashMap::new(),
             stats: EngineStats::default(),
             published,
         }
@@ -101,6 +108,7 @@ impl Worker {
             if self.deadline.is_some() && self.active.is_empty() {
                 break;
             }
+            self.propose();
             let plan = self.scheduler.schedule();
             self.stats.preemptions += (plan.preempted.len() + plan.outranked.len()) as u64;
             self.stats.outranked += plan.outranked.len() as u64;
@@ -204,85 +212,6 @@ impl Worker {
         }
     }
 
-    fn step(&mut self, plan: &Plan) {
-        let now = Instant::now();
-        for slice in &plan.slices {
-            if let Some(active) = self.active.get_mut(&slice.id) {
-                if active.started.is_none() {
-                    active.started = Some(now);
-                    self.stats.cached_tokens += slice.start as u64;
-                }
-                self.stats.prefill_tokens += if active.generated == 0 || slice.len > 1 { slice.len as u64 } else { 0 };
-            }
-        }
-        self.batch.fill(plan, &self.scheduler);
-        let rows = self.batch.rows().to_vec();
-        self.stats.steps += 1;
-        let begin = Instant::now();
-        if let Err(error) = self.run_step(rows.len()) {
-            tracing::error!(%error, requests = plan.slices.len(), "step failed");
-            self.stats.failed_steps += 1;
-            self.failures += 1;
-            plan.slices.iter().for_each(|s| self.fail(s.id, error.clone()));
-            return;
-        }
-        self.failures = 0;
-        self.scheduler.observe(plan, begin.elapsed());
-        self.scheduler.commit(plan);
-        for (i, row) in rows.iter().enumerate() {
-            self.take_row(row, i);
-        }
-        for slice in &plan.slices {
-            self.settle(slice.id);
-        }
-    }
-
-    fn run_step(&mut self, rows: usize) -> Result<(), EngineError> {
-        self.logits.resize(rows.saturating_mul(self.vocab_size), 0.0);
-        let runner = &mut self.runner;
-        self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
-        let mut outputs = [OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
-        runner.wait(&mut outputs).map_err(EngineError::step)
-    }
-
-    /// Draws a token from a row of logits, or takes a prompt token's probability from it.
-    fn take_row(&mut self, row: &LogitsRow, index: usize) {
-        let logits = &mut self.logits[index * self.vocab_size..][..self.vocab_size];
-        let (Some(active), Some(sequence)) = (self.active.get_mut(&row.id), self.scheduler.sequence(row.id)) else {
-            return;
-        };
-        if !row.samples {
-            let next = sequence.tokens()[row.position + 1];
-            if let Err(error) = active.score(logits, row.position, next) {
-                self.fail(row.id, error);
-            }
-            return;
-        }
-        let token = match active.draw(logits, row.position) {
-            Ok(Some(sampled)) => sampled,
-            Ok(None) => return self.finish(row.id, FinishReason::Length),
-            Err(error) => return self.fail(row.id, error),
-        };
-        self.scheduler.append(row.id, token.token);
-        self.stats.generated_tokens += 1;
-        let Some(sequence) = self.scheduler.sequence(row.id) else { return };
-        match active.advance(token, sequence.tokens(), &*self.vocabulary) {
-            Progress::Goes => {}
-            Progress::Ends(reason) => self.finish(row.id, reason),
-        }
-    }
-
-    /// After a step: lets go of a request that nobody reads, pauses one that is read too slowly.
-    fn settle(&mut self, id: RequestId) {
-        let Some(active) = self.active.get_mut(&id) else { return };
-        if active.events.is_closed() {
-            self.finish(id, FinishReason::Cancelled);
-        } else if active.events.must_pause() {
-            active.paused_since = Some(Instant::now());
-            self.scheduler.pause(id);
-        }
-    }
-
     /// Something waits, nothing holds blocks, and still nothing can run. `submit` refuses what can never fit, so this
     /// is a second line of defence against waiting for ever.
     fn refuse_stuck(&mut self) {
@@ -292,8 +221,8 @@ impl Worker {
         }
     }
 
-    fn finish(&mut self, id: RequestId, reason: FinishReason) {
-        let sequence = self.scheduler.remove(id);
+    pub(crate) fn finish(&mut self, id: RequestId, reason: FinishReason) {
+        let sequence = self.remove(id);
         let Some(active) = self.active.remove(&id) else { return };
         self.note_end();
         match reason {
@@ -305,12 +234,20 @@ impl Worker {
         active.finish(reason, sequence.map_or(0, |s| s.reused()));
     }
 
-    fn fail(&mut self, id: RequestId, error: EngineError) {
-        self.scheduler.remove(id);
+    pub(crate) fn fail(&mut self, id: RequestId, error: EngineError) {
+        self.remove(id);
         let Some(active) = self.active.remove(&id) else { return };
         self.stats.failed += 1;
         self.publish();
         active.end(Event::Error(error));
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Sequence> {
+        self.lucks.remove(&id);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.forget(id);
+        }
+        self.scheduler.remove(id)
     }
 
     /// Learns how fast requests end, for those who ask when there will be room.

@@ -21,6 +21,8 @@ struct Arrival {
     prompt_logits: bool,
     cancel_after: Option<usize>,
     priority: i32,
+    /// Tokens to guess per step, and which of them to guess right, by position.
+    guess: (usize, u64),
     /// Steps after arrival at which it pauses, and for how long.
     pause: Option<(usize, usize)>,
 }
@@ -49,16 +51,18 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
         prop::bool::weighted(0.2),
         prop::option::weighted(0.2, 0usize..30),
         prop_oneof![Just(0), -1..2],
+        prop_oneof![Just((0, 0)), (1usize..5, any::<u64>())],
         prop::option::weighted(0.2, (0usize..10, 1usize..10)),
     );
     let arrival = (0usize..40, prompt, rest).prop_map(
-        |(step, prompt, (answer, prompt_logits, cancel_after, priority, pause))| Arrival {
+        |(step, prompt, (answer, prompt_logits, cancel_after, priority, guess, pause))| Arrival {
             step,
             prompt,
             answer,
             prompt_logits,
             cancel_after,
             priority,
+            guess,
             pause,
         },
     );
@@ -105,6 +109,7 @@ struct Simulation {
     steps: usize,
     preemptions: usize,
     reused: usize,
+    guessed: usize,
 }
 
 impl Simulation {
@@ -130,10 +135,26 @@ impl Simulation {
             steps: 0,
             preemptions: 0,
             reused: 0,
+            guessed: 0,
+        }
+    }
+
+    /// Guesses, some of them right, for sequences that generate.
+    fn propose(&mut self, load: &Load) {
+        for id in self.scheduler.running().collect::<Vec<_>>() {
+            let Arrival { guess: (most, right), answer, .. } = load.arrivals[id.0 as usize];
+            let sequence = self.scheduler.sequence(id).unwrap();
+            let most = most.min((answer - sequence.generated().len()).saturating_sub(1));
+            let mut guess = expected_answer(&load.windows, sequence.tokens(), most);
+            let first = sequence.tokens().len();
+            let wrong = guess.iter_mut().enumerate().filter(|(i, _)| right >> ((first + i) % 64) & 1 == 0);
+            wrong.for_each(|(_, token)| *token = (*token + 1) % VOCAB as u32);
+            self.scheduler.propose(id, guess);
         }
     }
 
     fn step(&mut self, load: &Load) -> Result<(), TestCaseError> {
+        self.propose(load);
         let plan = self.scheduler.schedule();
         self.scheduler.audit().map_err(TestCaseError::fail)?;
         check_plan(&plan, &load.config)?;
@@ -172,14 +193,24 @@ impl Simulation {
         self.scheduler.observe(&plan, Duration::from_micros(took.into()));
         self.scheduler.commit(&plan);
         self.scheduler.audit().map_err(TestCaseError::fail)?;
+        // Rows after a guess that did not come true say nothing.
+        let mut wrong = None;
         for (row, logits) in rows.iter().zip(self.logits.chunks(VOCAB)) {
+            if wrong == Some(row.id) {
+                continue;
+            }
             let tokens = self.scheduler.sequence(row.id).unwrap().tokens();
             prop_assert_eq!(logits, common::expected_logits(&load.windows, &tokens[..=row.position]));
             if !row.samples {
                 self.scored.entry(row.id).or_default().push(row.position);
                 continue;
             }
-            self.scheduler.append(row.id, argmax(logits));
+            let token = argmax(logits);
+            let came = row.guess == Some(token);
+            wrong = (!came).then_some(row.id);
+            self.guessed += usize::from(came);
+            self.scheduler.append(row.id, &[token], usize::from(came));
+            self.scheduler.audit().map_err(TestCaseError::fail)?;
             let wanted = load.arrivals[row.id.0 as usize].answer;
             let sequence = self.scheduler.sequence(row.id).unwrap();
             self.answers.insert(row.id, sequence.generated().to_vec());
@@ -272,6 +303,7 @@ fn load(prompts: &[usize], answer: usize, spare_blocks: usize) -> Load {
         prompt_logits: false,
         cancel_after: None,
         priority: 0,
+        guess: (0, 0),
         pause: None,
     };
     Load {
@@ -283,6 +315,26 @@ fn load(prompts: &[usize], answer: usize, spare_blocks: usize) -> Load {
         arrivals: prompts.iter().map(arrival).collect(),
         durations: vec![1],
     }
+}
+
+#[test]
+fn right_guesses_save_steps_and_wrong_ones_do_not_change_the_answer() {
+    let check = |right: u64, steps: std::ops::RangeInclusive<usize>| {
+        let mut load = load(&[9], 31, 40);
+        load.arrivals[0].guess = (4, right);
+        let mut simulation = Simulation::new(&load);
+        let prompt = load.arrivals[0].prompt.clone();
+        simulation.scheduler.add(RequestId(0), Sequence::new(prompt.clone(), String::new())).unwrap();
+        while simulation.scheduler.queue_lengths() != (0, 0, 0) {
+            simulation.step(&load).unwrap();
+        }
+        assert_eq!(simulation.answers[&RequestId(0)], expected_answer(&load.windows, &prompt, 31));
+        assert!(steps.contains(&simulation.steps), "{} steps", simulation.steps);
+        assert_eq!(simulation.guessed, 31 - simulation.steps);
+    };
+    check(u64::MAX, 7..=7); // one token from the prompt's step, then five from each
+    check(0, 31..=31);
+    check(0x5555_5555_5555_5555, 16..=31);
 }
 
 #[test]
@@ -373,7 +425,7 @@ fn prompts_leave_streams_the_time_that_the_slowdown_says() {
         simulation.scheduler.observe(&plan, Duration::from_millis(10) + tokens * Duration::from_millis(1));
         longest = longest.max(if step > 50 { tokens } else { 0 });
         simulation.scheduler.commit(&plan);
-        plan.slices.iter().filter(|s| s.samples).for_each(|s| simulation.scheduler.append(s.id, 1));
+        plan.slices.iter().filter(|s| s.samples).for_each(|s| simulation.scheduler.append(s.id, &[1], 0));
     }
     assert!((8..=13).contains(&longest), "{longest} tokens in a step; 12 make 22 ms, twice 11 ms");
 }

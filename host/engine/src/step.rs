@@ -1,0 +1,136 @@
+//! One step of the engine: from a plan to events.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use rocmforge_program::{OutputBuffer, output};
+
+use crate::active::Active;
+use crate::draft::{DraftRequest, Luck};
+use crate::error::EngineError;
+use crate::request::FinishReason;
+use crate::rows::{self, Job, Outcome};
+use crate::scheduler::Plan;
+use crate::sequence::RequestId;
+use crate::worker::Worker;
+
+/// Most tokens to guess in a step for all sequences together: with many of them the device is busy without.
+const MOST_GUESSES: usize = 32;
+
+impl Worker {
+    pub(crate) fn step(&mut self, plan: &Plan) {
+        self.note_start(plan);
+        self.batch.fill(plan, &self.scheduler);
+        self.stats.steps += 1;
+        let begin = Instant::now();
+        if let Err(error) = self.run_step() {
+            tracing::error!(%error, requests = plan.slices.len(), "step failed");
+            self.stats.failed_steps += 1;
+            self.failures += 1;
+            plan.slices.iter().for_each(|s| self.fail(s.id, error.clone()));
+            return;
+        }
+        self.failures = 0;
+        self.scheduler.observe(plan, begin.elapsed());
+        self.scheduler.commit(plan);
+        self.take_rows();
+        for slice in &plan.slices {
+            self.settle(slice.id);
+        }
+    }
+
+    /// Has the sequences that generate guessed, as far as that has been worth it.
+    pub(crate) fn propose(&mut self) {
+        let Some(drafter) = &mut self.drafter else { return };
+        let running: Vec<RequestId> = self.scheduler.running().collect();
+        let share = MOST_GUESSES.checked_div(running.len()).unwrap_or(0).min(self.max_guess);
+        let mut requests = Vec::new();
+        for id in running {
+            let (Some(active), Some(sequence)) = (self.active.get(&id), self.scheduler.sequence(id)) else { continue };
+            // The step gives one token in any case.
+            let most = share.min(active.left().saturating_sub(1));
+            if most == 0 || !sequence.generates() {
+                continue;
+            }
+            let most = self.lucks.entry(id).or_insert_with(|| Luck::new(share)).next(most);
+            if most > 0 {
+                requests.push(DraftRequest { id, tokens: sequence.tokens(), most });
+            }
+        }
+        if requests.is_empty() {
+            return;
+        }
+        let ids: Vec<RequestId> = requests.iter().map(|r| r.id).collect();
+        match drafter.propose(&requests) {
+            Ok(guesses) => ids.into_iter().zip(guesses).for_each(|(id, guess)| self.scheduler.propose(id, guess)),
+            Err(error) => {
+                tracing::error!(%error, "the draft model failed; going on without it");
+                self.drafter = None;
+            }
+        }
+    }
+
+    fn note_start(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        for slice in &plan.slices {
+            let Some(active) = self.active.get_mut(&slice.id) else { continue };
+            if active.started.is_none() {
+                active.started = Some(now);
+                self.stats.cached_tokens += slice.start as u64;
+            }
+            self.stats.prefill_tokens += if slice.generates { 0 } else { slice.len as u64 };
+            self.stats.guessed_tokens += slice.guesses as u64;
+        }
+    }
+
+    fn run_step(&mut self) -> Result<(), EngineError> {
+        self.logits.resize(self.batch.rows().len().saturating_mul(self.vocab_size), 0.0);
+        let runner = &mut self.runner;
+        self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
+        let mut outputs = [OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
+        runner.wait(&mut outputs).map_err(EngineError::step)
+    }
+
+    /// Turns the rows of logits into tokens and events.
+    fn take_rows(&mut self) {
+        let mut actives: HashMap<RequestId, &mut Active> = self.active.iter_mut().map(|(id, a)| (*id, a)).collect();
+        let mut logits = self.logits.as_mut_slice();
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        // Every sequence has one slice, so its rows follow each other.
+        for rows in self.batch.rows().chunk_by(|a, b| a.id == b.id) {
+            let (part, rest) = logits.split_at_mut(rows.len() * self.vocab_size);
+            logits = rest;
+            let id = rows[0].id;
+            let Some(active) = actives.remove(&id) else { continue };
+            let Some(tokens) = self.scheduler.take_tokens(id) else { continue };
+            jobs.push(Job { id, active, tokens, rows, logits: part, outcome: Outcome::default() });
+        }
+        rows::run(&mut jobs, self.vocab_size, &*self.vocabulary);
+        let guesses = |job: &Job<'_>| job.rows.iter().filter(|row| row.guess.is_some()).count();
+        let outcomes: Vec<_> = jobs.into_iter().map(|job| (job.id, guesses(&job), job.tokens, job.outcome)).collect();
+        for (id, guesses, tokens, outcome) in outcomes {
+            self.scheduler.put_tokens(id, tokens, outcome.guessed);
+            if let Some(luck) = self.lucks.get_mut(&id) {
+                luck.observe(guesses, outcome.guessed);
+            }
+            self.stats.generated_tokens += outcome.generated as u64;
+            self.stats.accepted_tokens += outcome.guessed as u64;
+            match outcome.end {
+                None => {}
+                Some(Ok(reason)) => self.finish(id, reason),
+                Some(Err(error)) => self.fail(id, error),
+            }
+        }
+    }
+
+    /// After a step: lets go of a request that nobody reads, pauses one that is read too slowly.
+    fn settle(&mut self, id: RequestId) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        if active.events.is_closed() {
+            self.finish(id, FinishReason::Cancelled);
+        } else if active.events.must_pause() {
+            active.paused_since = Some(Instant::now());
+            self.scheduler.pause(id);
+        }
+    }
+}
