@@ -1,7 +1,8 @@
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use rocmforge_loader::config::ModelEntry;
 
 /// LLM inference for AMD GPUs and CPUs; backends and model architectures are plugins.
 #[derive(Parser)]
@@ -80,10 +81,37 @@ pub struct ModelArgs {
     pub no_fallback: bool,
 }
 
+/// How the next tokens are guessed, to be checked several at once. The answers are the same as without.
+#[derive(clap::Args, Clone)]
+pub struct SpeculationArgs {
+    /// A smaller model of the same vocabulary that guesses what comes next
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt_lookup")]
+    pub draft_model: Option<PathBuf>,
+    /// Guess that what followed the latest few tokens before follows them again
+    #[arg(long)]
+    pub prompt_lookup: bool,
+    /// Most tokens to guess in a row [default: 8]
+    #[arg(long, value_name = "N")]
+    pub draft_tokens: Option<NonZeroUsize>,
+}
+
+impl SpeculationArgs {
+    /// Overrides what the configuration says.
+    pub fn apply(&self, entry: &mut ModelEntry) {
+        if self.draft_model.is_some() || self.prompt_lookup {
+            entry.draft_model.clone_from(&self.draft_model);
+            entry.prompt_lookup = self.prompt_lookup;
+        }
+        entry.draft_tokens = self.draft_tokens.or(entry.draft_tokens);
+    }
+}
+
 #[derive(clap::Args)]
 pub struct Serve {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long)]
     pub host: Option<String>,
@@ -133,6 +161,8 @@ pub struct Chat {
 pub struct Generate {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// The text [default: standard input]

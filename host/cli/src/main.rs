@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod draft;
 mod memory;
 mod models;
 mod setup;

@@ -15,7 +15,7 @@ use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::args::ModelArgs;
-use crate::memory;
+use crate::{draft, memory};
 
 /// The model that the arguments mean, with the name that clients use for it.
 pub fn select(config: &Config, args: &ModelArgs) -> Result<(String, ModelEntry)> {
@@ -37,7 +37,7 @@ fn named_by_file(config: &Config, wanted: &str) -> Result<(String, ModelEntry)> 
         bail!("model '{wanted}': no such file, and no model of that name in the configuration ({})", known(config));
     }
     let name = path.file_stem().map_or_else(|| wanted.to_owned(), |s| s.to_string_lossy().into_owned());
-    Ok((name, ModelEntry { path, architecture: None, context_length: None, chat_template: None }))
+    Ok((name, ModelEntry { path, ..ModelEntry::default() }))
 }
 
 fn only_model(config: &Config) -> Result<(String, ModelEntry)> {
@@ -153,6 +153,7 @@ pub fn start(
             model.context_length
         );
     }
+    let defaults = EngineConfig::default();
     let engine_config = EngineConfig {
         cache_blocks: memory::cache_blocks(&model.executable, context as usize, &config.scheduler)?,
         max_queue: config.scheduler.max_queue,
@@ -161,12 +162,14 @@ pub fn start(
         max_slowdown: Some(config.scheduler.max_slowdown).filter(|&ratio| ratio != 0.0),
         max_context: Some(context as usize),
         prefix_caching: config.scheduler.prefix_cache,
-        ..EngineConfig::default()
+        max_guess: entry.draft_tokens.map_or(defaults.max_guess, Into::into),
+        ..defaults
     };
+    let drafter = draft::drafter(config, plugins, name, entry, &tokenizer, compile)?;
     let (name, tokenizer, template) = (name.to_owned(), Arc::new(tokenizer), Arc::new(template));
     let limits = model.executable.limits();
     let (max_sequences, block_size) = (limits.max_sequences.min(limits.max_tokens), limits.block_size);
-    let engine = EngineHandle::start(model.executable, tokenizer.clone(), &engine_config)?;
+    let engine = EngineHandle::start_with_drafter(model.executable, drafter, tokenizer.clone(), &engine_config)?;
     Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source })
 }
 

@@ -79,7 +79,7 @@ impl Default for PlacementSettings {
 }
 
 /// One model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelEntry {
     /// The GGUF file, relative to `plugins.toml`; the first part of a split one.
@@ -90,6 +90,13 @@ pub struct ModelEntry {
     pub context_length: Option<NonZeroU32>,
     /// File with a chat template to use instead of the model's, relative to `plugins.toml`.
     pub chat_template: Option<PathBuf>,
+    /// A smaller model of the same vocabulary that guesses what comes next, relative to `plugins.toml`.
+    pub draft_model: Option<PathBuf>,
+    /// Guess instead that what followed the latest few tokens before follows them again.
+    #[serde(default)]
+    pub prompt_lookup: bool,
+    /// Most tokens to guess in a row; absent: 8.
+    pub draft_tokens: Option<NonZeroUsize>,
 }
 
 /// Batching and memory.
@@ -229,6 +236,7 @@ impl Config {
         for model in config.models.values_mut() {
             resolve(&mut model.path);
             model.chat_template.iter_mut().for_each(resolve);
+            model.draft_model.iter_mut().for_each(resolve);
         }
         config.server.api_keys_file.iter_mut().for_each(resolve);
         config.file = Some(file.to_owned());

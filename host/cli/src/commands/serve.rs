@@ -18,7 +18,8 @@ pub fn run(config: &mut Config, args: &Serve) -> Result<()> {
     if let Some(port) = args.port {
         config.server.port = port;
     }
-    let wanted = wanted(config, &args.model)?;
+    let mut wanted = wanted(config, &args.model)?;
+    wanted.iter_mut().for_each(|(_, entry)| args.speculation.apply(entry));
     let plugins = setup::plugins(config)?;
     plugins.require_backend()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")?;

@@ -38,6 +38,8 @@ impl Collector for Engines {
         counter("engine_steps", "Steps run", |s| s.steps)?;
         counter("engine_failed_steps", "Steps that failed", |s| s.failed_steps)?;
         counter("preemptions", "Times that a request lost its blocks to others", |s| s.preemptions)?;
+        counter("guessed_tokens", "Tokens computed on the guess that they come next", |s| s.guessed_tokens)?;
+        counter("accepted_guessed_tokens", "Guessed tokens that came", |s| s.accepted_tokens)?;
         let mut blocks = |name: &str, help: &str, of: fn(&BlockCounts) -> usize| {
             let values = stats.iter().flat_map(|(id, s)| {
                 let group =
@@ -91,8 +93,15 @@ impl Collector for VllmEngines {
         gauge("vllm:kv_cache_usage_perc", "Part of the KV cache that requests hold, 0 to 1", |s| {
             cache_usage(&s.blocks)
         })?;
-        let values = models.iter().map(|(m, s)| (label(m), ConstCounter::new(s.preemptions)));
-        family(&mut encoder, "vllm:num_preemptions", "Times that a request lost its blocks to others", values)?;
+        let mut counter = |name: &str, help: &str, of: fn(&EngineStats) -> u64| {
+            let values = models.iter().map(|(m, s)| (label(m), ConstCounter::new(of(s))));
+            family(&mut encoder, name, help, values)
+        };
+        counter("vllm:num_preemptions", "Times that a request lost its blocks to others", |s| s.preemptions)?;
+        counter("vllm:spec_decode_num_draft_tokens", "Tokens computed on the guess that they come next", |s| {
+            s.guessed_tokens
+        })?;
+        counter("vllm:spec_decode_num_accepted_tokens", "Guessed tokens that came", |s| s.accepted_tokens)?;
         let ended = |s: &EngineStats| {
             [("stop", s.stopped), ("length", s.out_of_length), ("abort", s.cancelled), ("error", s.failed)]
         };
