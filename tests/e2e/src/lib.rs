@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+pub mod load;
 pub mod python;
 mod quantised;
 pub mod server;

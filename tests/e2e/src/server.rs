@@ -144,6 +144,11 @@ impl Server {
         panic!("{name} is {:?}\n{}", self.metric(name), self.get("/metrics").1);
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let status = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");

@@ -1,0 +1,96 @@
+//! Loads servers on loopback addresses and prints what came of it.
+//!
+//! * `load soak [--requests N] [--clients N] [--half-open N] [--seconds N]`: serves the demo model and loads it with
+//!   clients some of which leave, send nonsense or too much; ends with exit status 1 where something is not as it
+//!   should be.
+//! * `load streams ADDRESS [--streams N] [--requests N] [--tokens N]`: tokens per second and latencies of any server
+//!   with the completions API.
+//! * `load fairness ADDRESS [--streams N] [--words N]`: how streams fare while a long prompt is computed.
+//! * `load prefix ADDRESS [--words N] [--requests N]`: time to the first token of prompts that begin alike.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rocmforge_e2e::load::{Plan, measure, quantile};
+use rocmforge_e2e::{load, server};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str, default: usize| {
+        let at = args.iter().position(|a| a == name);
+        at.and_then(|i| args.get(i + 1)?.parse().ok()).unwrap_or(default)
+    };
+    match (args.first().map(String::as_str), args.get(1)) {
+        (Some("soak"), _) => return soak(number),
+        (Some("streams"), Some(address)) => streams(address, number),
+        (Some("fairness"), Some(address)) => fairness(address, number),
+        (Some("prefix"), Some(address)) => prefix(address, number),
+        _ => {
+            eprintln!("expected soak, or one of streams, fairness, prefix with an address; see the top of the source");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn soak(number: impl Fn(&str, usize) -> usize) -> ExitCode {
+    let plan = Plan {
+        clients: number("--clients", 64),
+        requests: number("--requests", 10_000),
+        warm_up: 1000.min(number("--requests", 10_000) / 2),
+        limit: Duration::from_secs(number("--seconds", 1800) as u64),
+        half_open: number("--half-open", 1000),
+        idle: Duration::from_secs(10),
+    };
+    let mut server = server::Server::start(&[], &["--model", &load::demo_model()]);
+    let report = load::run(&server, &plan);
+    println!("{}", report.text());
+    let stopped = load::stop_under_load(&mut server, 16);
+    let faults = [report.faults(), stopped.err().into_iter().collect()].concat();
+    faults.iter().for_each(|f| println!("FAULT {f}"));
+    println!("{} faults", faults.len());
+    ExitCode::from(u8::from(!faults.is_empty()))
+}
+
+fn streams(address: &str, number: impl Fn(&str, usize) -> usize) {
+    let (streams, tokens) = (number("--streams", 16), number("--tokens", 48));
+    let requests = number("--requests", 3 * streams);
+    let speeds = measure::streams(address, streams, requests, tokens);
+    let ms = |times: &[Duration]| format!("p50 {:.0} ms, p99 {:.0} ms", quantile(times, 0.5), quantile(times, 0.99));
+    println!("{streams} streams, {requests} requests of {tokens} tokens: {:.1} tok/s", per_second(&speeds));
+    println!("time to first token {}; between tokens {}", ms(&speeds.first_token), ms(&speeds.gaps));
+    speeds.faults.iter().take(5).for_each(|f| println!("FAULT {f}"));
+}
+
+fn per_second(speeds: &measure::Speeds) -> f64 {
+    speeds.tokens as f64 / speeds.took.as_secs_f64()
+}
+
+fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
+    let (streams, words) = (number("--streams", 4), number("--words", 4000));
+    let (before, during, took) = measure::beside_a_long_prompt(address, streams, words);
+    for (what, times) in [("before", &before), ("during", &during)] {
+        let q = |q| quantile(times, q);
+        let n = times.len();
+        println!("{what}: {n} gaps, p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms", q(0.5), q(0.9), q(0.99));
+    }
+    println!(
+        "{streams} streams, prompt of {words} words in {:.1} s; p50 {:.2} times, p99 {:.2} times what it was",
+        took.as_secs_f64(),
+        quantile(&during, 0.5) / quantile(&before, 0.5),
+        quantile(&during, 0.99) / quantile(&before, 0.99)
+    );
+}
+
+fn prefix(address: &str, number: impl Fn(&str, usize) -> usize) {
+    let times = measure::shared_prefix(address, number("--words", 2000), number("--requests", 4));
+    let first = times[0].as_secs_f64();
+    for (i, time) in times.iter().enumerate() {
+        println!(
+            "request {i}: first token after {:.1} ms, {:.1}",
+            time.as_secs_f64() * 1e3,
+            first / time.as_secs_f64()
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! Speeds of a server that speaks the completions API; the server may be any on a loopback address.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::{Reply, post, send};
+use super::words;
+
+/// What streams got.
+#[derive(Debug, Default)]
+pub struct Speeds {
+    /// Tokens received.
+    pub tokens: usize,
+    /// In this time.
+    pub took: Duration,
+    /// Times to the first token, sorted.
+    pub first_token: Vec<Duration>,
+    /// Times between tokens, sorted.
+    pub gaps: Vec<Duration>,
+    /// Requests that were not answered as they should be.
+    pub faults: Vec<String>,
+}
+
+impl Speeds {
+    fn add(&mut self, reply: std::io::Result<Reply>) {
+        match reply {
+            Ok(reply) if reply.status == 200 && reply.first_token.is_some() => {
+                self.tokens += 1 + reply.gaps.len();
+                self.first_token.extend(reply.first_token);
+                self.gaps.extend(reply.gaps);
+            }
+            other => self.faults.push(format!("{other:?}")),
+        }
+    }
+
+    fn sorted(mut self, took: Duration) -> Speeds {
+        self.took = took;
+        self.first_token.sort_unstable();
+        self.gaps.sort_unstable();
+        self
+    }
+}
+
+/// A streamed completion of `prompt_words` words and so many tokens.
+pub fn stream(address: &str, prompt: &str, tokens: usize) -> std::io::Result<Reply> {
+    let body = json!({
+        "prompt": prompt, "max_tokens": tokens, "stream": true, "ignore_eos": true, "temperature": 0.8, "seed": 1
+    });
+    send(address, &post(address, "/v1/completions", &body.to_string()), None)
+}
+
+/// `streams` clients with `requests` requests of `tokens` tokens between them; prompts of 20 to 200 words.
+pub fn streams(address: &str, streams: usize, requests: usize, tokens: usize) -> Speeds {
+    let (next, speeds, begin) = (AtomicUsize::new(0), Mutex::new(Speeds::default()), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..streams {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::SeqCst);
+                    if i >= requests {
+                        return;
+                    }
+                    let reply = stream(address, &words(20 + (i * 53) % 181, i), tokens);
+                    speeds.lock().expect("nobody panicked").add(reply);
+                }
+            });
+        }
+    });
+    speeds.into_inner().expect("nobody panicked").sorted(begin.elapsed())
+}
+
+/// Times between the tokens of `streams` streams, before and while a prompt of `prompt_words` words is computed, and
+/// the time to the first token of that prompt.
+pub fn beside_a_long_prompt(
+    address: &str,
+    streams: usize,
+    prompt_words: usize,
+) -> (Vec<Duration>, Vec<Duration>, Duration) {
+    let (stop, gaps) = (AtomicBool::new(false), Mutex::new(Vec::<(Instant, Duration)>::new()));
+    let mut long = (Instant::now(), Instant::now());
+    std::thread::scope(|scope| {
+        for s in 0..streams {
+            let (stop, gaps) = (&stop, &gaps);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let begin = Instant::now();
+                    let Ok(reply) = stream(address, &words(8, 1000 * s + round), 200) else { return };
+                    let mut at = begin + reply.first_token.unwrap_or_default();
+                    let mut gaps = gaps.lock().expect("nobody panicked");
+                    for gap in reply.gaps {
+                        at += gap;
+                        gaps.push((at, gap));
+                    }
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(8));
+        long.0 = Instant::now();
+        let reply = stream(address, &words(prompt_words, 77), 1);
+        long.1 = long.0 + reply.ok().and_then(|r| r.first_token).unwrap_or_default();
+        stop.store(true, Ordering::SeqCst);
+    });
+    let gaps = gaps.into_inner().expect("nobody panicked");
+    // The first seconds hold the prompts of the streams themselves.
+    let settled = long.0 - Duration::from_secs(5);
+    let mut before: Vec<_> = gaps.iter().filter(|g| g.0 > settled && g.0 < long.0).map(|g| g.1).collect();
+    let mut during: Vec<_> = gaps.iter().filter(|g| g.0 - g.1 > long.0 && g.0 < long.1).map(|g| g.1).collect();
+    before.sort_unstable();
+    during.sort_unstable();
+    (before, during, long.1 - long.0)
+}
+
+/// Times to the first token of prompts that share their first `shared` words, one after the other.
+pub fn shared_prefix(address: &str, shared: usize, requests: usize) -> Vec<Duration> {
+    let prefix = words(shared, usize::MAX / 3);
+    let one = |i| {
+        let reply = stream(address, &format!("{prefix} {}", words(10, i)), 1);
+        reply.ok().and_then(|r| r.first_token).unwrap_or_default()
+    };
+    (0..requests).map(one).collect()
+}
