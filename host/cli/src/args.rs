@@ -2,6 +2,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use rocmforge_loader::GpuLayers;
 
 /// LLM inference for AMD GPUs and CPUs; backends and model architectures are plugins.
 #[derive(Parser)]
@@ -51,6 +52,22 @@ pub enum Command {
     ProbePlugins { files: Vec<PathBuf> },
 }
 
+impl Command {
+    /// The model's arguments, of commands that run one.
+    pub fn model(&self) -> Option<&ModelArgs> {
+        match self {
+            Command::Serve(c) => Some(&c.model),
+            Command::Run(c) => Some(&c.model),
+            Command::Generate(c) => Some(&c.model),
+            Command::Perplexity(c) => Some(&c.model),
+            Command::Tokenize(c) => Some(&c.model),
+            Command::Logits(c) => Some(&c.model),
+            Command::Bench(c) => Some(&c.model),
+            Command::Plugins { .. } | Command::Inspect(_) | Command::ProbePlugins { .. } => None,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 pub enum PluginsCommand {
     /// List plugins, their architectures, backends and devices
@@ -78,6 +95,9 @@ pub struct ModelArgs {
     /// Fail instead of using another backend than the preferred one
     #[arg(long)]
     pub no_fallback: bool,
+    /// Layers on the devices of the preferred backend: `auto`, a number, or one per device as in `16,16`
+    #[arg(long, value_name = "N")]
+    pub gpu_layers: Option<GpuLayers>,
 }
 
 #[derive(clap::Args)]
@@ -210,6 +230,9 @@ pub struct Bench {
     /// Repetitions; the median is reported
     #[arg(short, long, default_value_t = 5)]
     pub repetitions: u32,
+    /// Print the time that each kernel took, by the device's clock
+    #[arg(long)]
+    pub profile: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,
