@@ -99,6 +99,15 @@ pub struct BackendTable {
     /// The calls on what `compile` made.
     #[sabi(last_prefix_field)]
     pub executable: ExecutableTableRef,
+    /// Compiles a program for the device with this id, one of [`devices`](BackendTable::devices); `compile` uses the
+    /// first of them. Since 1.1.
+    pub compile_on: extern "C" fn(
+        backend: Handle,
+        program: RSlice<'_, u8>,
+        options: CompileOptions,
+        device: RStr<'_>,
+        out: &mut Handle,
+    ) -> Status,
 }
 
 /// A compiled program. Order of calls: `memory`, then `bind` for every weight, `finalize`, `allocate_cache`, then
@@ -122,6 +131,9 @@ pub struct ExecutableTable {
     /// Destroys it.
     #[sabi(last_prefix_field)]
     pub destroy: extern "C" fn(executable: Handle) -> Status,
+    /// Switches the measuring of kernels on or off and writes what was measured since it was switched on, as JSON:
+    /// `[{"kernel": "..", "calls": 1, "microseconds": 2.5}, ..]`. Since 1.1.
+    pub profile: extern "C" fn(executable: Handle, on: bool, out: &mut RString) -> Status,
 }
 
 /// The root of a plugin: what it is and what it holds.

@@ -23,6 +23,7 @@ pub fn backend_table<B: Backend>(name: &'static str) -> BackendTableRef {
         submit: submit::<B::Exec>,
         wait: wait::<B::Exec>,
         destroy: destroy_executable::<B::Exec>,
+        profile: profile::<B::Exec>,
     }
     .leak_into_prefix();
     BackendTable {
@@ -34,6 +35,7 @@ pub fn backend_table<B: Backend>(name: &'static str) -> BackendTableRef {
         supports: supports::<B>,
         compile: compile::<B>,
         executable,
+        compile_on: compile_on::<B>,
     }
     .leak_into_prefix()
 }
@@ -114,18 +116,39 @@ extern "C" fn compile<B: Backend>(
     options: abi::CompileOptions,
     out: &mut Handle,
 ) -> Status {
-    guard(|| {
-        // SAFETY: the host passes what `create` made.
-        let backend = unsafe { borrow::<B>(backend) }?;
-        let options = CompileOptions::from(options);
-        if options.max_tokens == 0 || options.max_sequences == 0 || options.block_size == 0 {
-            return Err(Error::invalid(format!("compile: expected sizes of at least 1, found {options:?}")));
-        }
-        let program = Program::from_bytes(program.as_slice())?;
-        let exec = backend.compile(program.clone(), options)?;
-        *out = give(Loaded::new(exec, program, options)?);
-        Ok(())
-    })
+    guard(|| compiled::<B>(backend, program, options, None, out))
+}
+
+extern "C" fn compile_on<B: Backend>(
+    backend: Handle,
+    program: RSlice<'_, u8>,
+    options: abi::CompileOptions,
+    device: RStr<'_>,
+    out: &mut Handle,
+) -> Status {
+    guard(|| compiled::<B>(backend, program, options, Some(device.as_str()), out))
+}
+
+fn compiled<B: Backend>(
+    backend: Handle,
+    program: RSlice<'_, u8>,
+    options: abi::CompileOptions,
+    device: Option<&str>,
+    out: &mut Handle,
+) -> Result<()> {
+    // SAFETY: the host passes what `create` made.
+    let backend = unsafe { borrow::<B>(backend) }?;
+    let options = CompileOptions::from(options);
+    if options.max_tokens == 0 || options.max_sequences == 0 || options.block_size == 0 {
+        return Err(Error::invalid(format!("compile: expected sizes of at least 1, found {options:?}")));
+    }
+    let program = Program::from_bytes(program.as_slice())?;
+    let exec = match device {
+        Some(device) => backend.compile_on(program.clone(), options, device)?,
+        None => backend.compile(program.clone(), options)?,
+    };
+    *out = give(Loaded::new(exec, program, options)?);
+    Ok(())
 }
 
 /// An executable with what is needed to check the host's calls, so that authors can trust their arguments.
@@ -413,6 +436,13 @@ extern "C" fn submit<E: Executable>(executable: Handle, batch: &StepBatch<'_>) -
 
 extern "C" fn wait<E: Executable>(executable: Handle, mut outputs: RSliceMut<'_, StepOutput<'_>>) -> Status {
     on::<E>(executable, |loaded| loaded.wait(outputs.as_mut_slice()))
+}
+
+extern "C" fn profile<E: Executable>(executable: Handle, measure: bool, out: &mut RString) -> Status {
+    on::<E>(executable, |loaded| {
+        *out = serde_json::to_string(&loaded.exec.profile(measure)?).unwrap_or_default().into();
+        Ok(())
+    })
 }
 
 extern "C" fn destroy_executable<E: Executable>(executable: Handle) -> Status {

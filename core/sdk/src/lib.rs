@@ -33,7 +33,7 @@ pub use options::Options;
 pub use rocmforge_program as program;
 pub use rocmforge_program::{DType, Program};
 pub use traits::{
-    Architecture, Backend, BoundWeight, BuildOptions, CompileOptions, Device, Executable, Fit, MemoryNeed,
+    Architecture, Backend, BoundWeight, BuildOptions, CompileOptions, Device, Executable, Fit, KernelTime, MemoryNeed,
 };
 
 /// What the macros expand to; not for use by hand.

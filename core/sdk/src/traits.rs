@@ -1,7 +1,8 @@
 use rocmforge_abi as abi;
 use rocmforge_program::{DType, Op, OutputBuffer, Program, Step, WeightId};
+use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::options::Options;
 
@@ -135,6 +136,31 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// # Errors
     /// An operation that is not supported, by name and layer.
     fn compile(&self, program: Program, options: CompileOptions) -> Result<Self::Exec>;
+
+    /// Compiles a program for one of [`devices`](Backend::devices), by its id. A backend with a single device need not
+    /// implement it.
+    ///
+    /// # Errors
+    /// As [`compile`](Backend::compile); a device that it does not have.
+    fn compile_on(&self, program: Program, options: CompileOptions, device: &str) -> Result<Self::Exec> {
+        let devices = self.devices()?;
+        if devices.first().is_some_and(|d| d.id == device) {
+            return self.compile(program, options);
+        }
+        let known: Vec<_> = devices.iter().take(1).map(|d| d.id.as_str()).collect();
+        Err(Error::unsupported(format!("device: expected {}, found '{device}'", known.join(", "))))
+    }
+}
+
+/// Time that a kernel took, by the device's clock.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct KernelTime {
+    /// The kernel's name.
+    pub kernel: String,
+    /// How often it ran.
+    pub calls: u64,
+    /// Microseconds of all runs together.
+    pub microseconds: f64,
 }
 
 /// A compiled program. Calls come from one thread at a time, in the order of the methods here.
@@ -171,6 +197,14 @@ pub trait Executable: Send + 'static {
     /// # Errors
     /// Device faults.
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<()>;
+
+    /// Switches the measuring of kernels on or off, and returns what was measured since it was switched on.
+    ///
+    /// # Errors
+    /// A backend that does not measure kernels.
+    fn profile(&mut self, _measure: bool) -> Result<Vec<KernelTime>> {
+        Err(Error::unsupported("this backend does not measure kernels"))
+    }
 }
 
 impl From<abi::CompileOptions> for CompileOptions {

@@ -2,6 +2,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use rocmforge_loader::GpuLayers;
 use rocmforge_loader::config::ModelEntry;
 
 /// LLM inference for AMD GPUs and CPUs; backends and model architectures are plugins.
@@ -52,6 +53,22 @@ pub enum Command {
     ProbePlugins { files: Vec<PathBuf> },
 }
 
+impl Command {
+    /// The model's arguments, of commands that run one.
+    pub fn model(&self) -> Option<&ModelArgs> {
+        match self {
+            Command::Serve(c) => Some(&c.model),
+            Command::Run(c) => Some(&c.model),
+            Command::Generate(c) => Some(&c.model),
+            Command::Perplexity(c) => Some(&c.model),
+            Command::Tokenize(c) => Some(&c.model),
+            Command::Logits(c) => Some(&c.model),
+            Command::Bench(c) => Some(&c.model),
+            Command::Plugins { .. } | Command::Inspect(_) | Command::ProbePlugins { .. } => None,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 pub enum PluginsCommand {
     /// List plugins, their architectures, backends and devices
@@ -79,6 +96,9 @@ pub struct ModelArgs {
     /// Fail instead of using another backend than the preferred one
     #[arg(long)]
     pub no_fallback: bool,
+    /// Layers on the devices of the preferred backend: `auto`, a number, or one per device as in `16,16`
+    #[arg(long, value_name = "N")]
+    pub gpu_layers: Option<GpuLayers>,
 }
 
 /// How the next tokens are guessed, to be checked several at once. The answers are the same as without.
@@ -240,6 +260,9 @@ pub struct Bench {
     /// Repetitions; the median is reported
     #[arg(short, long, default_value_t = 5)]
     pub repetitions: u32,
+    /// Print the time that each kernel took, by the device's clock
+    #[arg(long)]
+    pub profile: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

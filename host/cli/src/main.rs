@@ -42,6 +42,7 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = setup::config(&args)?;
     setup::logging(&args, &config)?;
     setup::threads(&args, &config);
+    setup::placement(&args, &mut config);
     match args.command {
         Command::Serve(serve) => commands::serve::run(&mut config, &serve),
         Command::Run(chat) => commands::chat::run(&config, &chat),

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use rocmforge_engine::{Runner, plan_cache};
-use rocmforge_loader::Executable;
 use rocmforge_loader::config::SchedulerSettings;
+use rocmforge_loader::{Executable, Segment};
 
 /// Bytes of memory that the system can still give, from `/proc/meminfo` and the cgroup's limit.
 pub fn available() -> Option<u64> {
@@ -17,16 +17,42 @@ pub fn available() -> Option<u64> {
     Some(cgroup.map_or(kib * 1024, |c| c.min(kib * 1024)))
 }
 
-/// Blocks for each cache group of a served model: as the settings say, else a quarter of the memory that is free.
+/// Blocks for each cache group of a served model: as the settings say, else what the free memory of each device
+/// allows, of the processor's a quarter.
 pub fn cache_blocks(executable: &Executable, context: usize, settings: &SchedulerSettings) -> Result<Vec<u64>> {
-    let budget = match settings.kv_cache_mib {
-        Some(mib) => mib.get() as u64 * (1 << 20),
-        None => available().map_or(1 << 30, |bytes| bytes / 4),
-    };
-    let costs = &executable.memory().cache_block;
-    let blocks = plan_cache(executable.program(), executable.limits(), costs, context, budget)?;
+    let (program, limits, costs) = (executable.program(), executable.limits(), &executable.memory().cache_block);
+    let mut blocks = vec![u64::MAX; costs.len()];
+    match settings.kv_cache_mib {
+        Some(mib) => blocks = plan_cache(program, limits, costs, context, mib.get() as u64 * (1 << 20))?,
+        None => {
+            for (segment, groups) in executable.segments() {
+                let mut own = vec![0; costs.len()];
+                for (&group, &bytes) in groups.iter().zip(segment.memory().cache_block.iter()) {
+                    own[group] = bytes;
+                }
+                let fits = plan_cache(program, limits, &own, context, budget(segment)?)?;
+                // Blocks of a group are numbered alike on all devices, so the smallest device decides.
+                groups.iter().for_each(|&g| blocks[g] = blocks[g].min(fits[g]));
+            }
+        }
+    }
     let bytes: u64 = std::iter::zip(&blocks, costs).map(|(n, cost)| n * cost).sum();
     let size = executable.options().block_size;
     tracing::info!("KV cache: {} MiB, blocks of {size} tokens per group: {blocks:?}", bytes >> 20);
+    for (segment, groups) in executable.segments().filter(|_| executable.segments().count() > 1) {
+        let own = groups.iter().zip(segment.memory().cache_block.iter()).map(|(&g, &cost)| blocks[g] * cost);
+        let id = segment.device()?.map_or_else(String::new, |d| d.id);
+        tracing::info!("KV cache on {} {id}: {} MiB", segment.backend().name(), own.sum::<u64>() >> 20);
+    }
     Ok(blocks)
+}
+
+/// Bytes that the cache may take on the device of a segment whose weights are loaded.
+fn budget(segment: &Segment) -> Result<u64> {
+    let device = segment.device()?.filter(|d| d.memory_free > 0 && d.id != "cpu");
+    Ok(match device {
+        // What is left keeps the device usable for others and for what it allocates itself.
+        Some(device) => device.memory_free / 10 * 9,
+        None => available().map_or(1 << 30, |bytes| bytes / 4),
+    })
 }

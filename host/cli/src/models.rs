@@ -68,6 +68,8 @@ pub fn load(
         architecture: entry.architecture.clone(),
         context_length: entry.context_length.map(Into::into),
         fallback: config.placement.fallback && !no_fallback,
+        gpu_layers: config.placement.gpu_layers.clone(),
+        cache_bytes: config.scheduler.kv_cache_mib.map(|mib| mib.get() as u64 * (1 << 20)),
         compile,
     };
     tracing::info!("loading model '{name}' from {}", entry.path.display());

@@ -41,6 +41,16 @@ pub fn threads(args: &Args, config: &Config) {
     }
 }
 
+/// What the command line says of where models run.
+pub fn placement(args: &Args, config: &mut Config) {
+    if let Some(model) = args.command.model() {
+        config.placement.fallback &= !model.no_fallback;
+        if let Some(layers) = &model.gpu_layers {
+            config.placement.gpu_layers = layers.clone();
+        }
+    }
+}
+
 /// Loads the plugins, each in a test process first.
 pub fn plugins(config: &Config) -> Result<Arc<Plugins>> {
     let program = std::env::current_exe().context("finding this program's file")?;

@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
-use rocmforge_abi::{
-    BackendTableRef, CompileOptions, ExecutableTableRef, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr,
-    RString, RVec, StepBatch, StepExt, StepOutput, TensorMeta, Weight,
-};
+use rocmforge_abi::{BackendTableRef, CompileOptions, Handle, RSlice, RStr, RString, RVec};
 use rocmforge_gguf::GgufFile;
-use rocmforge_program::{DType, Op, OutputBuffer, Program, Step};
+use rocmforge_program::{DType, Op, Program};
 
 use crate::error::LoaderError;
+use crate::executable::Executable;
+use crate::segment::Segment;
 
 /// A device of a backend.
 #[derive(Clone, Debug)]
@@ -100,169 +99,47 @@ impl Backend {
         Ok(out)
     }
 
-    /// Compiles a program. `file` holds its weights; it stays mapped while the executable lives.
+    /// Compiles a program for a device, the first one where none is named. `file` holds its weights; it stays mapped
+    /// while the executable lives.
     ///
     /// # Errors
-    /// Whatever the backend cannot compile, by operation and layer.
+    /// Whatever the backend cannot compile, by operation and layer; a device that it does not have.
+    pub fn compile_on(
+        &self,
+        program: Arc<Program>,
+        file: Arc<GgufFile>,
+        options: CompileOptions,
+        device: Option<&str>,
+    ) -> Result<Segment, LoaderError> {
+        let bytes = program.to_bytes();
+        let mut handle = Handle(std::ptr::null_mut());
+        let (table, bytes) = (self.instance.table, RSlice::from_slice(&bytes));
+        let status = match (device, table.compile_on()) {
+            (Some(device), Some(call)) => {
+                call(self.instance.handle, bytes, options, RStr::from_str(device), &mut handle)
+            }
+            // A backend of ABI 1.0 has its first device only, which is all that `place` asks of it.
+            _ => (table.compile())(self.instance.handle, bytes, options, &mut handle),
+        };
+        LoaderError::check(self.name(), "compile", status)?;
+        Segment::new(self.clone(), table.executable(), handle, program, file, options, device)
+    }
+
+    /// Compiles a program for the first device.
+    ///
+    /// # Errors
+    /// As [`compile_on`](Backend::compile_on).
     pub fn compile(
         &self,
         program: Arc<Program>,
         file: Arc<GgufFile>,
         options: CompileOptions,
     ) -> Result<Executable, LoaderError> {
-        let bytes = program.to_bytes();
-        let mut handle = Handle(std::ptr::null_mut());
-        let call = self.instance.table.compile();
-        let status = call(self.instance.handle, RSlice::from_slice(&bytes), options, &mut handle);
-        LoaderError::check(self.name(), "compile", status)?;
-        let mut executable = Executable {
-            table: self.instance.table.executable(),
-            handle,
-            backend: self.clone(),
-            program,
-            file,
-            options,
-            memory: MemoryNeed::default(),
-        };
-        let status = (executable.table.memory())(executable.handle, &mut executable.memory);
-        executable.check("memory", status)?;
-        Ok(executable)
-    }
-}
-
-/// A compiled program with its weights and KV cache.
-pub struct Executable {
-    table: ExecutableTableRef,
-    handle: Handle,
-    backend: Backend,
-    program: Arc<Program>,
-    // Holds the mapping that bound weights point into; dropped after the executable is destroyed.
-    file: Arc<GgufFile>,
-    options: CompileOptions,
-    memory: MemoryNeed,
-}
-
-impl Drop for Executable {
-    fn drop(&mut self) {
-        let status = (self.table.destroy())(self.handle);
-        if let Err(e) = self.check("destroy", status) {
-            tracing::warn!("{e}");
-        }
-    }
-}
-
-impl Executable {
-    fn check(&self, call: &'static str, status: rocmforge_abi::Status) -> Result<(), LoaderError> {
-        LoaderError::check(self.backend.name(), call, status)
+        Executable::whole(self.compile_on(program, file, options, None)?)
     }
 
-    /// The program.
-    pub fn program(&self) -> &Program {
-        &self.program
+    /// Whether it can compile for another device than its first.
+    pub(crate) fn chooses_devices(&self) -> bool {
+        self.instance.table.compile_on().is_some()
     }
-
-    /// The backend that compiled it.
-    pub fn backend(&self) -> &Backend {
-        &self.backend
-    }
-
-    /// What it needs.
-    pub fn memory(&self) -> &MemoryNeed {
-        &self.memory
-    }
-
-    /// What it was compiled for.
-    pub fn options(&self) -> CompileOptions {
-        self.options
-    }
-
-    /// Binds every weight of the program from the file, telling `progress` the bytes bound so far, then finalises.
-    ///
-    /// # Errors
-    /// A weight that the file lacks, or that the backend does not take.
-    pub fn bind_weights(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), LoaderError> {
-        let mut done = 0;
-        for (index, decl) in self.program.weights.iter().enumerate() {
-            let Some(tensor) = self.file.tensor(&decl.name) else {
-                return Err(LoaderError::Model {
-                    file: self.file.shards().first().map(|m| m.path().to_owned()).unwrap_or_default(),
-                    message: format!("tensor '{}' is missing from the file", decl.name),
-                });
-            };
-            let dims: Vec<u64> = decl.dims.iter().map(|&d| d as u64).collect();
-            let weight = Weight {
-                index: index as u32,
-                tensor: TensorMeta {
-                    name: RStr::from_str(&decl.name),
-                    dtype: tensor.info.dtype as u32,
-                    dims: RSlice::from_slice(&dims),
-                },
-                data: RSlice::from_slice(tensor.bytes()),
-            };
-            let status = (self.table.bind())(self.handle, &weight);
-            self.check("bind", status)?;
-            done += tensor.info.len as u64;
-            progress(done);
-        }
-        let status = (self.table.finalize())(self.handle);
-        self.check("finalize", status)
-    }
-
-    /// Allocates the KV cache: blocks for each cache group.
-    ///
-    /// # Errors
-    /// Out of memory, with the numbers.
-    pub fn allocate_cache(&mut self, blocks: &[u64]) -> Result<(), LoaderError> {
-        let status = (self.table.allocate_cache())(self.handle, RSlice::from_slice(blocks));
-        self.check("allocate_cache", status)
-    }
-
-    /// Starts a step.
-    ///
-    /// # Errors
-    /// A step that does not fit the program, device faults.
-    pub fn submit(&mut self, step: &Step<'_>) -> Result<(), LoaderError> {
-        let groups: Vec<GroupTable<'_>> = step
-            .groups
-            .iter()
-            .map(|g| GroupTable {
-                block_tables: RSlice::from_slice(g.block_tables),
-                max_blocks: g.max_blocks as u32,
-                slot_mapping: RSlice::from_slice(g.slot_mapping),
-            })
-            .collect();
-        let names: Vec<String> = step.inputs.iter().map(|i| format!("input/{}", i.name)).collect();
-        let ext: Vec<StepExt<'_>> = std::iter::zip(&names, step.inputs)
-            .map(|(name, input)| StepExt { name: RStr::from_str(name), data: RSlice::from_slice(as_bytes(input.data)) })
-            .collect();
-        let batch = StepBatch {
-            token_ids: RSlice::from_slice(step.token_ids),
-            positions: RSlice::from_slice(step.positions),
-            query_start: RSlice::from_slice(step.query_start),
-            context_lens: RSlice::from_slice(step.context_lens),
-            groups: RSlice::from_slice(&groups),
-            logits_rows: RSlice::from_slice(step.logits_rows),
-            ext: RSlice::from_slice(&ext),
-        };
-        let status = (self.table.submit())(self.handle, &batch);
-        self.check("submit", status)
-    }
-
-    /// Waits for the step and fetches its outputs.
-    ///
-    /// # Errors
-    /// An output of another name or size, device faults.
-    pub fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), LoaderError> {
-        let mut outputs: Vec<StepOutput<'_>> = outputs
-            .iter_mut()
-            .map(|o| StepOutput { name: RStr::from_str(o.name), data: RSliceMut::from_mut_slice(o.data) })
-            .collect();
-        let status = (self.table.wait())(self.handle, RSliceMut::from_mut_slice(&mut outputs));
-        self.check("wait", status)
-    }
-}
-
-fn as_bytes(data: &[f32]) -> &[u8] {
-    // SAFETY: f32 has no padding and u8 no alignment; the lifetime is that of `data`.
-    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
 }

@@ -68,13 +68,57 @@ pub struct PlacementSettings {
     pub backends: Vec<String>,
     /// Whether a model runs on a later backend when an earlier one cannot take it. `false`: that is an error.
     pub fallback: bool,
+    /// How many layers go to the devices of the preferred backend; the others go to the next backend.
+    pub gpu_layers: GpuLayers,
     /// Threads that the CPU computes with; absent: what affinity and cgroup quota leave.
     pub threads: Option<NonZeroU32>,
 }
 
 impl Default for PlacementSettings {
     fn default() -> Self {
-        PlacementSettings { backends: vec![], fallback: true, threads: None }
+        PlacementSettings { backends: vec![], fallback: true, gpu_layers: GpuLayers::Auto, threads: None }
+    }
+}
+
+/// How many layers of a model go to the devices of the preferred backend, counted from the last one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// As many as there is room for.
+    #[default]
+    Auto,
+    /// So many on each device, the first device of the backend first.
+    Count(Vec<u32>),
+}
+
+impl std::str::FromStr for GpuLayers {
+    type Err = String;
+
+    /// `auto`, a number, or numbers with commas in between.
+    fn from_str(text: &str) -> Result<GpuLayers, String> {
+        if text == "auto" {
+            return Ok(GpuLayers::Auto);
+        }
+        let counts: Result<Vec<u32>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+        counts.map(GpuLayers::Count).map_err(|_| {
+            format!("expected `auto`, a number of layers, or one number per device as in `16,16`, found `{text}`")
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for GpuLayers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<GpuLayers, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected `auto`, a number of layers, or a list of one number per device")]
+        enum Form {
+            Text(String),
+            Number(u32),
+            List(Vec<u32>),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+            Form::Number(count) => Ok(GpuLayers::Count(vec![count])),
+            Form::List(counts) => Ok(GpuLayers::Count(counts)),
+        }
     }
 }
 

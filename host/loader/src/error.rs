@@ -67,6 +67,14 @@ impl LoaderError {
         Err(LoaderError::Plugin { plugin: plugin.to_owned(), call, kind, message })
     }
 
+    /// What the plugin said, if a plugin reported the error.
+    pub(crate) fn plugin_message(&self) -> Option<&str> {
+        match self {
+            LoaderError::Plugin { message, .. } => Some(message),
+            _ => None,
+        }
+    }
+
     /// The kind, if a plugin reported the error.
     pub fn plugin_kind(&self) -> Option<PluginErrorKind> {
         match self {

@@ -6,22 +6,27 @@
 
 mod backend;
 pub mod config;
+mod cut;
 mod elf;
 mod error;
+mod executable;
 mod host_table;
 mod library;
 mod model;
 mod placement;
 mod plugins;
 pub mod probe;
+mod segment;
 mod view;
 
-pub use backend::{Backend, Device, Executable};
-pub use config::Config;
+pub use backend::{Backend, Device};
+pub use config::{Config, GpuLayers};
 pub use error::{LoaderError, PluginErrorKind};
+pub use executable::Executable;
 pub use host_table::{compute_threads, set_compute_threads};
 pub use library::{ArchitectureInfo, Library, LibraryInfo};
 pub use model::{LoadOptions, LoadProgress, Model};
 pub use placement::{Placement, PlacementRow};
 pub use plugins::{Architecture, Plugins, SkippedPlugin};
 pub use rocmforge_abi::{CompileOptions, MemoryNeed};
+pub use segment::{KernelTime, Segment};

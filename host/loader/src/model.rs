@@ -5,9 +5,10 @@ use rocmforge_abi::CompileOptions;
 use rocmforge_gguf::GgufFile;
 use rocmforge_program::Program;
 
-use crate::backend::Executable;
+use crate::config::GpuLayers;
 use crate::error::LoaderError;
-use crate::placement::{Placement, place};
+use crate::executable::Executable;
+use crate::placement::{Placement, Request, place};
 use crate::plugins::{Plugins, SharedPlugins};
 
 /// What the user has set for a model.
@@ -19,8 +20,26 @@ pub struct LoadOptions {
     pub context_length: Option<u32>,
     /// Whether later backends are tried when an earlier one cannot take the model.
     pub fallback: bool,
+    /// How many layers go to the devices of the preferred backend.
+    pub gpu_layers: GpuLayers,
+    /// Bytes of KV cache, where they are set.
+    pub cache_bytes: Option<u64>,
     /// Sizes to compile for.
     pub compile: CompileOptions,
+}
+
+impl LoadOptions {
+    /// For these sizes, with everything else as it is where the user sets nothing.
+    pub fn new(compile: CompileOptions) -> LoadOptions {
+        LoadOptions {
+            architecture: None,
+            context_length: None,
+            fallback: true,
+            gpu_layers: GpuLayers::Auto,
+            cache_bytes: None,
+            compile,
+        }
+    }
 }
 
 /// How far loading has come.
@@ -67,10 +86,19 @@ impl Model {
         for name in &unused_tensors {
             tracing::warn!(model = %path.display(), "tensor '{name}' of the file is not used by architecture '{architecture}'");
         }
-        let (backend, program, placement) = place(&program, plugins.backends(), options.fallback)?;
         let context_length = options.context_length.unwrap_or(program.info.context_length);
+        let (mut executable, placement) = place(&Request {
+            program: &program,
+            file: &file,
+            backends: plugins.backends(),
+            unavailable: plugins.unavailable(),
+            fallback: options.fallback,
+            gpu_layers: &options.gpu_layers,
+            context: context_length.min(program.info.context_length),
+            cache_bytes: options.cache_bytes,
+            compile: options.compile,
+        })?;
         let total = placement.rows.iter().map(|r| r.weight_bytes).sum();
-        let mut executable = backend.compile(Arc::new(program), Arc::clone(&file), options.compile)?;
         executable.bind_weights(&mut |done| progress(LoadProgress { done, total }))?;
         Ok(Model {
             executable,

@@ -8,7 +8,7 @@ use rocmforge_program::Program;
 
 use crate::backend::Backend;
 use crate::config::{Config, PluginEntry};
-use crate::error::LoaderError;
+use crate::error::{LoaderError, PluginErrorKind};
 use crate::library::{ArchitectureInfo, Library, LibraryInfo};
 use crate::probe;
 use crate::view::View;
@@ -65,6 +65,7 @@ pub struct Plugins {
     backends: Vec<Backend>,
     architectures: Vec<Architecture>,
     skipped: Vec<SkippedPlugin>,
+    unavailable: Vec<SkippedPlugin>,
 }
 
 impl Plugins {
@@ -74,7 +75,13 @@ impl Plugins {
     /// # Errors
     /// A plugin that is not `optional` and cannot be loaded.
     pub fn load(config: &Config, probe: Option<(&Path, &[&str])>) -> Result<Plugins, LoaderError> {
-        let mut plugins = Plugins { libraries: vec![], backends: vec![], architectures: vec![], skipped: vec![] };
+        let mut plugins = Plugins {
+            libraries: vec![],
+            backends: vec![],
+            architectures: vec![],
+            skipped: vec![],
+            unavailable: vec![],
+        };
         let mut found = vec![];
         for entry in wanted(config) {
             match resolve(&entry, config) {
@@ -118,7 +125,17 @@ impl Plugins {
         }
         let mut backends = vec![];
         for &table in &library.backends {
-            backends.push(Backend::create(table, &options_json).map_err(|e| fail(e.to_string()))?);
+            match Backend::create(table, &options_json) {
+                Ok(backend) => backends.push(backend),
+                // Most machines lack most devices: nothing is wrong with the plugin.
+                Err(e) if entry.optional && e.plugin_kind() == Some(PluginErrorKind::Device) => {
+                    tracing::info!(plugin = entry.label(), "{e}; going on without it");
+                    let name = table.name().to_string();
+                    let reason = e.plugin_message().unwrap_or_default().to_owned();
+                    self.unavailable.push(SkippedPlugin { name, reason });
+                }
+                Err(e) => return Err(fail(e.to_string())),
+            }
         }
         for (info, &table) in std::iter::zip(&info.architectures, &library.architectures) {
             self.architectures.push(Architecture { info: info.clone(), table, options_json: options_json.clone() });
@@ -145,6 +162,7 @@ impl Plugins {
         for name in order {
             match self.backends.iter().find(|b| b.name() == name) {
                 Some(backend) => ordered.push(backend.clone()),
+                None if self.unavailable.iter().any(|u| u.name == *name) => {}
                 None if self.skipped.is_empty() => {
                     let loaded: Vec<_> = self.backends.iter().map(Backend::name).collect();
                     return Err(LoaderError::Placement(format!(
@@ -156,6 +174,7 @@ impl Plugins {
             }
         }
         self.backends = ordered;
+        self.unavailable.retain(|u| order.contains(&u.name));
         Ok(())
     }
 
@@ -167,6 +186,11 @@ impl Plugins {
     /// What is left out.
     pub fn skipped(&self) -> &[SkippedPlugin] {
         &self.skipped
+    }
+
+    /// Backends that were asked for, and whose devices this machine does not have.
+    pub fn unavailable(&self) -> &[SkippedPlugin] {
+        &self.unavailable
     }
 
     /// Backends in order of preference.
@@ -188,7 +212,12 @@ impl Plugins {
             return Ok(());
         }
         Err(LoaderError::NoBackend {
-            skipped: self.skipped.iter().map(|s| format!("{}: {}", s.name, s.reason)).collect(),
+            skipped: self
+                .skipped
+                .iter()
+                .chain(&self.unavailable)
+                .map(|s| format!("{}: {}", s.name, s.reason))
+                .collect(),
             hint: "build the CPU backend (cargo build --release -p rocmforge-backend-cpu) and keep \
                    librocmforge_backend_cpu.so beside the program or in a folder of search_paths"
                 .into(),

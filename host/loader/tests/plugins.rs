@@ -21,12 +21,7 @@ fn load(entries: &[PluginEntry]) -> Result<Plugins, LoaderError> {
 const COMPILE: CompileOptions = CompileOptions { max_tokens: 8, max_sequences: 2, block_size: 4 };
 
 fn load_options(architecture: Option<&str>) -> LoadOptions {
-    LoadOptions {
-        architecture: architecture.map(str::to_owned),
-        context_length: None,
-        fallback: true,
-        compile: COMPILE,
-    }
+    LoadOptions { architecture: architecture.map(str::to_owned), ..LoadOptions::new(COMPILE) }
 }
 
 /// A file of an architecture, with the name of the model.

@@ -103,12 +103,8 @@ fn a_copy_of_the_template_builds_elsewhere_passes_the_kit_and_runs_a_model() {
     };
     let config = Config { plugins: vec![entry(&library), entry(&backend)], ..Config::default() };
     let plugins = Arc::new(Plugins::load(&config, None).expect("plugins"));
-    let options = LoadOptions {
-        architecture: None,
-        context_length: None,
-        fallback: false,
-        compile: CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 8 },
-    };
+    let compile = CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 8 };
+    let options = LoadOptions { fallback: false, ..LoadOptions::new(compile) };
     let mut model = Model::load(&plugins, &path, &options, &mut |_| {}).expect("a model");
     assert_eq!(model.architecture, "template");
     assert!(model.unused_tensors.is_empty(), "{:?}", model.unused_tensors);

@@ -76,7 +76,7 @@ pub fn exact_plugins() -> Arc<Plugins> {
 pub fn load_options(max_tokens: usize, max_sequences: usize) -> LoadOptions {
     let compile = CompileOptions { max_tokens: max_tokens as u32, max_sequences: max_sequences as u32, block_size: 16 };
     // The pack's sequences are short, and some models choose their rope by the longest context that is served.
-    LoadOptions { architecture: None, context_length: Some(256), fallback: true, compile }
+    LoadOptions { context_length: Some(256), ..LoadOptions::new(compile) }
 }
 
 /// A model of so many sequences at once, in blocks of 16 tokens.

@@ -45,7 +45,7 @@ fn old_plugins_run_in_todays_host() {
         let config = Config { plugins, ..Config::default() };
         let plugins = Arc::new(Plugins::load(&config, None).expect("the frozen plugins load"));
         let compile = CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 16 };
-        let options = LoadOptions { architecture: None, context_length: None, fallback: false, compile };
+        let options = LoadOptions { fallback: false, ..LoadOptions::new(compile) };
         let model = Model::load(&plugins, &dir.join("model.gguf"), &options, &mut |_| {});
         let mut model = model.expect("the model loads");
         assert_eq!(model.placement.rows[0].backend, "reference");

@@ -13,8 +13,7 @@ pub fn run(config: &Config, args: &Inspect) -> Result<()> {
     let file = GgufFile::open(&args.file)?;
     print_file(&file, args.tensors)?;
     let plugins = setup::plugins(config)?;
-    let options =
-        LoadOptions { architecture: None, context_length: None, fallback: true, compile: served_options(config) };
+    let options = LoadOptions::new(served_options(config));
     match Model::program(&plugins, &file, &options) {
         Ok(program) => {
             if args.program {

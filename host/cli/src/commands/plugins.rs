@@ -17,6 +17,8 @@ pub fn list(config: &Config, as_json: bool) -> Result<()> {
             "libraries": plugins.libraries().iter().map(library_json).collect::<Vec<_>>(),
             "backends": plugins.backends().iter()
                 .map(|b| json!({"name": b.name(), "devices": devices(b)})).collect::<Vec<_>>(),
+            "unavailable": plugins.unavailable().iter()
+                .map(|s| json!({"name": s.name, "reason": s.reason})).collect::<Vec<_>>(),
             "skipped": plugins.skipped().iter()
                 .map(|s| json!({"name": s.name, "reason": s.reason})).collect::<Vec<_>>(),
         });
@@ -25,6 +27,9 @@ pub fn list(config: &Config, as_json: bool) -> Result<()> {
         plugins.libraries().iter().try_for_each(print_library)?;
         for backend in plugins.backends() {
             say!("backend {}: {}", backend.name(), devices(backend).join("; "));
+        }
+        for unavailable in plugins.unavailable() {
+            say!("backend {}: not available: {}", unavailable.name, unavailable.reason);
         }
         for skipped in plugins.skipped() {
             say!("left out {}: {}", skipped.name, skipped.reason);

@@ -1,0 +1,198 @@
+//! A whole model that runs: one segment, or several in a row on different devices.
+
+use std::sync::Arc;
+
+use rocmforge_abi::{CompileOptions, MemoryNeed};
+use rocmforge_program::{GroupTables, InputSource, NamedInput, Op, OutputBuffer, Program, Step, output};
+
+use crate::backend::Backend;
+use crate::error::LoaderError;
+use crate::segment::{KernelTime, Segment};
+
+/// A segment with what it takes of a step.
+struct Part {
+    segment: Segment,
+    /// The whole program's number of each of its cache groups.
+    groups: Vec<usize>,
+    /// Names of the inputs that it reads.
+    inputs: Vec<String>,
+    /// Elements per token of the residual stream that it hands on; 0 for the last.
+    hidden: usize,
+}
+
+/// A compiled program with its weights and KV cache.
+pub struct Executable {
+    program: Arc<Program>,
+    options: CompileOptions,
+    memory: MemoryNeed,
+    /// In the order in which they run; at least one.
+    parts: Vec<Part>,
+    /// The residual stream between two segments.
+    hidden: Vec<f32>,
+}
+
+fn input_names(program: &Program) -> Vec<String> {
+    let name = |op: &Op| match op {
+        Op::Input { source: InputSource::Named { name, .. } } => Some(name.clone()),
+        _ => None,
+    };
+    program.nodes.iter().filter_map(|n| name(&n.op)).collect()
+}
+
+impl Executable {
+    /// A program on one device.
+    pub(crate) fn whole(segment: Segment) -> Result<Executable, LoaderError> {
+        let program = segment.shared_program();
+        let groups = (0..program.group_count()).collect();
+        Executable::of(program, vec![(segment, groups)])
+    }
+
+    /// Segments in the order in which they run, each with the whole program's numbers of its cache groups.
+    pub(crate) fn of(program: Arc<Program>, segments: Vec<(Segment, Vec<usize>)>) -> Result<Executable, LoaderError> {
+        let Some(options) = segments.first().map(|(s, _)| s.options()) else {
+            return Err(LoaderError::Placement("a model needs at least one segment".into()));
+        };
+        let mut memory = MemoryNeed { cache_block: vec![0; program.group_count()].into(), ..MemoryNeed::default() };
+        let last = segments.len() - 1;
+        let mut parts = vec![];
+        for (i, (segment, groups)) in segments.into_iter().enumerate() {
+            let need = segment.memory();
+            memory.weights = memory.weights.saturating_add(need.weights);
+            memory.activations = memory.activations.saturating_add(need.activations);
+            for (&group, &bytes) in groups.iter().zip(need.cache_block.iter()) {
+                if let Some(sum) = memory.cache_block.get_mut(group) {
+                    *sum = sum.saturating_add(bytes);
+                }
+            }
+            let inputs = input_names(segment.program());
+            let hidden = if i == last { 0 } else { residual_width(segment.program())? };
+            parts.push(Part { segment, groups, inputs, hidden });
+        }
+        Ok(Executable { program, options, memory, parts, hidden: vec![] })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The backend that computes the outputs.
+    pub fn backend(&self) -> &Backend {
+        self.parts[self.parts.len() - 1].segment.backend()
+    }
+
+    /// Its segments in the order in which they run, each with the program's numbers of its cache groups.
+    pub fn segments(&self) -> impl Iterator<Item = (&Segment, &[usize])> {
+        self.parts.iter().map(|p| (&p.segment, &p.groups[..]))
+    }
+
+    /// What it needs on all devices together.
+    pub fn memory(&self) -> &MemoryNeed {
+        &self.memory
+    }
+
+    /// What it was compiled for.
+    pub fn options(&self) -> CompileOptions {
+        self.options
+    }
+
+    /// Binds every weight of the program from the file, telling `progress` the bytes bound so far, then finalises.
+    ///
+    /// # Errors
+    /// A weight that the file lacks, or that a backend does not take.
+    pub fn bind_weights(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), LoaderError> {
+        let mut before = 0;
+        for part in &mut self.parts {
+            let mut own = 0;
+            part.segment.bind_weights(&mut |done| {
+                own = done;
+                progress(before + done);
+            })?;
+            before += own;
+        }
+        Ok(())
+    }
+
+    /// Allocates the KV cache: blocks for each cache group.
+    ///
+    /// # Errors
+    /// Out of memory, with the numbers.
+    pub fn allocate_cache(&mut self, blocks: &[u64]) -> Result<(), LoaderError> {
+        for part in &mut self.parts {
+            // A backend tells a wrong number of groups best.
+            let own: Vec<u64> = match blocks.len() == self.program.group_count() {
+                true => part.groups.iter().map(|&g| blocks[g]).collect(),
+                false => blocks.to_vec(),
+            };
+            part.segment.allocate_cache(&own)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a step: runs all segments but the last and starts that.
+    ///
+    /// # Errors
+    /// A step that does not fit the program, device faults.
+    pub fn submit(&mut self, step: &Step<'_>) -> Result<(), LoaderError> {
+        let Executable { parts, hidden, program, .. } = self;
+        if let [part] = &mut parts[..] {
+            return part.segment.submit(step);
+        }
+        if step.groups.len() != program.group_count() {
+            let (expected, found) = (program.group_count(), step.groups.len());
+            return Err(LoaderError::Placement(format!(
+                "step: expected tables of {expected} cache groups, found {found}"
+            )));
+        }
+        for part in parts {
+            let groups: Vec<GroupTables<'_>> = part.groups.iter().map(|&g| step.groups[g]).collect();
+            let mut inputs: Vec<NamedInput<'_>> = step.inputs.to_vec();
+            inputs.push(NamedInput { name: output::HIDDEN, data: hidden });
+            inputs.retain(|input| part.inputs.iter().any(|name| name == input.name));
+            part.segment.submit(&Step { groups: &groups, inputs: &inputs, ..*step })?;
+            if part.hidden > 0 {
+                hidden.clear();
+                hidden.resize(step.tokens().saturating_mul(part.hidden), 0.0);
+                part.segment.wait(&mut [OutputBuffer { name: output::HIDDEN, data: hidden }])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the step and fetches its outputs.
+    ///
+    /// # Errors
+    /// An output of another name or size, device faults.
+    pub fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), LoaderError> {
+        let last = self.parts.len() - 1;
+        self.parts[last].segment.wait(outputs)
+    }
+
+    /// Switches the measuring of kernels on or off and returns what was measured since it was switched on, for the
+    /// segments whose backends measure.
+    ///
+    /// # Errors
+    /// No backend of the model measures kernels.
+    pub fn profile(&mut self, measure: bool) -> Result<Vec<KernelTime>, LoaderError> {
+        let (mut times, mut error) = (None, None);
+        for part in &mut self.parts {
+            match part.segment.profile(measure) {
+                Ok(found) => times.get_or_insert_with(Vec::new).extend(found),
+                Err(e) => error = Some(e),
+            }
+        }
+        match (times, error) {
+            (Some(times), _) => Ok(times),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(vec![]),
+        }
+    }
+}
+
+/// Elements per token of the output `hidden`.
+fn residual_width(program: &Program) -> Result<usize, LoaderError> {
+    let value = program.outputs.iter().find(|o| o.name == output::HIDDEN).map(|o| o.value);
+    let types = rocmforge_program::infer_types(program).map_err(|e| LoaderError::Placement(e.to_string()))?;
+    let width = value.and_then(|v| types.get(v)).and_then(|t| t.shape.row_elements());
+    width.ok_or_else(|| LoaderError::Placement("a segment without residual stream".into()))
+}
