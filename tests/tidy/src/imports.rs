@@ -19,6 +19,8 @@ const NEVER: &[(&str, &str)] = &[
     ("kernels/", "core/sdk"),
     ("kernels/", "host/"),
     ("kernels/", "plugins/"),
+    ("kernels/hip", "kernels/cpu"),
+    ("kernels/cpu", "kernels/hip"),
     ("core/", "tests/"),
     ("host/", "tests/"),
     ("plugins/", "tests/"),
@@ -30,8 +32,9 @@ const ONLY: &[(&str, &[&str])] = &[
     // The plugins under tests/plugins forge tables of other versions.
     ("abi_stable", &["core/abi", "tests/plugins/"]),
     ("axum", &["host/server"]),
-    ("libloading", &["host/loader", "kernels/hip-sys"]),
+    ("libloading", &["host/loader", "kernels/hip-sys", "tests/hip/"]),
     ("memmap2", &["core/gguf"]),
+    ("rocmforge-hip-sys", &["plugins/backend-hip", "tests/hip/"]),
 ];
 
 /// Imports that the architecture rules out.

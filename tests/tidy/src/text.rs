@@ -46,6 +46,7 @@ const UNSAFE: &[&str] = &[
     "host/loader",
     "kernels/",
     "plugins/backend-",
+    "tests/hip/",
     "tests/plugins/crashes",
     "tests/plugins/newer-minor",
     "tests/plugins/other-",

@@ -57,6 +57,11 @@ fn imports_across_the_layers_are_noticed() {
     check("host/loader", "libloading", None);
     check("kernels/hip-sys", "libloading", None);
     check("host/cli", "libloading", Some("only host/loader"));
+    check("kernels/hip", "kernels-cpu", Some("kernels/hip* never imports kernels/cpu*"));
+    check("plugins/backend-hip", "rocmforge-hip-sys", None);
+    check("tests/hip/stand-in", "rocmforge-hip-sys", None);
+    check("plugins/backend-cpu", "rocmforge-hip-sys", Some("only plugins/backend-hip"));
+    check("kernels/hip", "rocmforge-hip-sys", Some("only plugins/backend-hip"));
     check("host/loader", "memmap2", Some("only core/gguf"));
 }
 
