@@ -224,3 +224,99 @@ struct RfAttentionArgs {
     float scale;
     float softcap;         // 0: none
 };
+
+// out[i, r] = powers[x_i] * sum_c W[r, c] x[x_i, c] (+ bias[r]) (+ residual[i, r]) for many items, x in f16.
+// With `tiles`, block row b takes tile b of (expert, first, count): the items sorted[first .. first + count].
+struct RfGemmArgs {
+    RfPlanes weight;
+    uint64_t x;        // f16 [.., columns]; f32 for F32
+    uint64_t powers;   // f32 per row of x
+    uint64_t out;      // f32
+    uint64_t bias;     // f32 [rows] (or [experts, rows]) or 0
+    uint64_t residual; // f32 or 0; may be out
+    uint64_t tiles;    // u32 [.., 3] or 0
+    uint64_t sorted;   // u32 [items], with tiles
+    uint32_t rows;
+    uint32_t columns;
+    uint32_t items;
+    uint32_t x_stride;
+    uint32_t out_stride;
+    uint32_t residual_stride;
+    uint32_t slots;
+    uint32_t shared;   // x has a row per token, not per item
+};
+
+// Choice of experts. Gate 0: softmax over all, 1: softmax over the chosen, 2: sigmoid. At most 1024 experts, 64 chosen.
+struct RfRouterArgs {
+    uint64_t logits;  // f32 [tokens, experts]
+    uint64_t bias;    // f32 [experts] or 0: added for the choice only
+    uint64_t chosen;  // u32 [tokens, top_k]
+    uint64_t weights; // f32 [tokens, top_k]
+    uint32_t tokens;
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t gate;
+    uint32_t renormalize;
+    uint32_t stride;  // of a row of logits
+    float scale;
+    uint32_t reserved;
+};
+
+// Items sorted by expert, for matrices over experts: see RfGemmArgs.
+struct RfExpertSortArgs {
+    uint64_t experts; // u32 [items]
+    uint64_t sorted;  // u32 [items]
+    uint64_t tiles;   // u32 [most, 3]
+    uint32_t items;
+    uint32_t count;   // of experts, at most 1024
+    uint32_t tile;    // items of a tile
+    uint32_t most;    // tiles, all of which are written
+};
+
+// out[t] = sum over s of weights[t, s] * x[t, s] (+ residual[t]).
+struct RfExpertCombineArgs {
+    uint64_t x, weights, out;
+    uint64_t residual; // f32 or 0; may be out
+    uint32_t tokens;
+    uint32_t n;
+    uint32_t slots;
+    uint32_t x_stride; // of an item
+    uint32_t out_stride, residual_stride;
+};
+
+// As RfGemvArgs with f32 activations, for every format: exact rather than fast.
+struct RfLinearArgs {
+    RfPlanes weight;
+    uint64_t x;        // f32
+    uint64_t out, bias, residual, experts;
+    uint32_t format;
+    uint32_t rows;
+    uint32_t columns;
+    uint32_t items;
+    uint32_t x_stride;
+    uint32_t out_stride;
+    uint32_t residual_stride;
+    uint32_t slots;
+    uint32_t shared;
+    uint32_t reserved;
+};
+
+// Draws a token from each row of logits, in four launches of the same arguments; see kernels/sample.hip.
+struct RfSampleArgs {
+    uint64_t logits;   // f32 [rows, n], `stride` apart
+    uint64_t requests; // RfSampleRequest [rows]
+    uint64_t tokens;   // u32 [rows]: the token, or RF_SAMPLE_FAILED where a logit is NaN or infinite, or none is finite
+    uint64_t scratch;  // rf_sample_scratch bytes, see src/sample.rs
+    uint32_t rows;
+    uint32_t n;
+    uint32_t stride;
+    uint32_t reserved;
+};
+
+struct RfSampleRequest {
+    float temperature; // 0: the largest logit, the first of equals
+    float top_p;       // 1: all
+    float min_p;       // 0: all
+    uint32_t top_k;    // 0: all
+    uint64_t draw;     // the quantile in units of 2^-64
+};

@@ -6,6 +6,9 @@
 
 #include "args.h"
 
+#define RF_LENGTHS(a, b, c, d)                                                                                         \
+    RF_MEMBER constexpr uint32_t length(int i) { return i == 0 ? a : i == 1 ? b : i == 2 ? c : d; }
+
 struct RfUnit4 { // 4-bit codes, 32 elements
     rf_u32x4 q;
     uint32_t high, head;
@@ -90,6 +93,7 @@ RF_FN void rf_same(float (&scale)[2], float (&minimum)[2], float s, float m) {
 
 template <>
 struct RfFormat<RF_Q4_0> : RfNibbleBlock {
+    RF_LENGTHS(16, 2, 0, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.head = *rf_plane<uint16_t>(p, 1, b);
@@ -104,6 +108,7 @@ struct RfFormat<RF_Q4_0> : RfNibbleBlock {
 
 template <>
 struct RfFormat<RF_Q4_1> : RfNibbleBlock {
+    RF_LENGTHS(16, 4, 0, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.head = *rf_plane<uint32_t>(p, 1, b);
@@ -125,6 +130,7 @@ RF_FN void rf_fifth_bits(uint32_t high, uint32_t (&w)[2][4]) {
 
 template <>
 struct RfFormat<RF_Q5_0> : RfNibbleBlock {
+    RF_LENGTHS(16, 4, 2, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.high = *rf_plane<uint32_t>(p, 1, b);
@@ -141,6 +147,7 @@ struct RfFormat<RF_Q5_0> : RfNibbleBlock {
 
 template <>
 struct RfFormat<RF_Q5_1> : RfNibbleBlock {
+    RF_LENGTHS(16, 4, 4, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.high = *rf_plane<uint32_t>(p, 1, b);
@@ -156,6 +163,7 @@ struct RfFormat<RF_Q5_1> : RfNibbleBlock {
 
 template <>
 struct RfFormat<RF_IQ4_NL> : RfNibbleBlock {
+    RF_LENGTHS(16, 2, 0, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.head = *rf_plane<uint16_t>(p, 1, b);
@@ -169,6 +177,7 @@ struct RfFormat<RF_IQ4_NL> : RfNibbleBlock {
 
 template <>
 struct RfFormat<RF_MXFP4> : RfNibbleBlock {
+    RF_LENGTHS(16, 1, 0, 0)
     RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
         Raw raw = codes(p, b);
         raw.head = *rf_plane<uint8_t>(p, 1, b);
@@ -183,6 +192,7 @@ struct RfFormat<RF_MXFP4> : RfNibbleBlock {
 template <>
 struct RfFormat<RF_Q8_0> {
     static constexpr uint32_t block = 32, units = 2, groups = 1;
+    RF_LENGTHS(32, 2, 0, 0)
     struct Raw {
         rf_u32x4 q;
         uint32_t head;

@@ -3,6 +3,7 @@
 
 template <>
 struct RfFormat<RF_IQ4_XS> {
+    RF_LENGTHS(128, 8, 0, 0)
     static constexpr uint32_t block = 256, units = 8, groups = 2;
     struct Raw {
         rf_u32x4 q;
@@ -35,6 +36,7 @@ RF_FN void rf_scales_k4(const rf_u32x4 &head, uint32_t pair, float (&scale)[2], 
 
 template <>
 struct RfFormat<RF_Q4_K> {
+    RF_LENGTHS(128, 16, 0, 0)
     static constexpr uint32_t block = 256, units = 8, groups = 2;
     struct Raw {
         rf_u32x4 q, head;
@@ -51,6 +53,7 @@ struct RfFormat<RF_Q4_K> {
 
 template <>
 struct RfFormat<RF_Q5_K> {
+    RF_LENGTHS(128, 32, 16, 0)
     static constexpr uint32_t block = 256, units = 8, groups = 2;
     struct Raw {
         rf_u32x4 q, high, head;
@@ -75,6 +78,7 @@ struct RfFormat<RF_Q5_K> {
 
 template <>
 struct RfFormat<RF_Q6_K> {
+    RF_LENGTHS(128, 64, 16, 2)
     static constexpr uint32_t block = 256, units = 8, groups = 2;
     struct Raw {
         rf_u32x4 q, high;
@@ -124,6 +128,7 @@ struct RfQuarterBlock {
 
 template <>
 struct RfFormat<RF_Q2_K> : RfQuarterBlock {
+    RF_LENGTHS(64, 16, 4, 0)
     struct Raw {
         rf_u32x4 q;
         rf_u32x2 scales;
@@ -147,6 +152,7 @@ struct RfFormat<RF_Q2_K> : RfQuarterBlock {
 
 template <>
 struct RfFormat<RF_Q3_K> : RfQuarterBlock {
+    RF_LENGTHS(64, 32, 12, 2)
     struct Raw {
         rf_u32x4 q, high;
         uint32_t scales[3], d;

@@ -1,50 +1,49 @@
-// Products of a matrix with one to four vectors: each wave takes two rows and reads the weights once, whatever the number of
+// Products of a matrix with one to four vectors: each wave takes two or four rows and reads the weights once, whatever the number of
 // vectors. Lanes take units 0, 1, .. of a row in turn, so that a wave's loads are neighbours.
 #pragma once
 
 #include "formats.h"
 
 constexpr uint32_t RF_GEMV_THREADS = 256;
-constexpr uint32_t RF_GEMV_ROWS = 2;
 
+// Rows that a wave takes at once: more share the loads of x, fewer leave more waves for a small matrix.
+template <uint32_t vectors>
+struct RfGemvTile {
+    static constexpr uint32_t rows = vectors >= 4 ? 4 : 2;
+};
+
+template <uint32_t rows>
 struct RfGemvRows {
-    uint32_t row[RF_GEMV_ROWS];  // in the result
-    uint64_t weight[RF_GEMV_ROWS]; // in the matrix, clamped to it
+    uint32_t row[rows];    // in the result
+    uint64_t weight[rows]; // in the matrix, clamped to it
     uint32_t item;
 };
 
-RF_FN RfGemvRows rf_gemv_rows(const RfGemvArgs &args, uint32_t vectors) {
+// With `pair`, the second half of the rows are the partners of the first.
+template <uint32_t rows>
+RF_FN RfGemvRows<rows> rf_gemv_rows(const RfGemvArgs &args, uint32_t vectors) {
     uint32_t wave = rf_block_x() * (RF_GEMV_THREADS / RF_WAVE) + rf_wave();
-    RfGemvRows r;
+    RfGemvRows<rows> r;
     r.item = rf_block_y() * vectors;
     uint64_t first = args.experts ? uint64_t(rf_ptr<const uint32_t>(args.experts)[r.item]) * args.rows : 0;
 #pragma unroll
-    for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
-        r.row[i] = args.pair ? wave : wave * RF_GEMV_ROWS + i;
-        uint32_t row = args.pair ? rf_min(wave, args.pair - 1) + i * args.pair : rf_min(r.row[i], args.rows - 1);
-        r.weight[i] = first + row;
+    for (uint32_t i = 0; i < rows; i++) {
+        r.row[i] = args.pair ? wave * (rows / 2) + i % (rows / 2) : wave * rows + i;
+        uint32_t row = rf_min(r.row[i], (args.pair ? args.pair : args.rows) - 1);
+        r.weight[i] = first + row + (args.pair && i >= rows / 2 ? args.pair : 0);
     }
     return r;
 }
 
 RF_FN uint32_t rf_gemv_x_row(const RfGemvArgs &args, uint32_t item) { return args.shared ? item / args.slots : item; }
 
-RF_FN void rf_gemv_store(const RfGemvArgs &args, uint32_t item, uint32_t row, uint64_t bias_row, float y) {
-    if (args.bias) {
-        y += rf_ptr<const float>(args.bias)[bias_row];
-    }
-    if (args.residual) {
-        y += rf_ptr<const float>(args.residual)[uint64_t(item) * args.residual_stride + row];
-    }
-    rf_ptr<float>(args.out)[uint64_t(item) * args.out_stride + row] = y;
-}
-
-template <uint32_t vectors>
-RF_FN void rf_gemv_finish(const RfGemvArgs &args, const RfGemvRows &r, float (&sum)[RF_GEMV_ROWS][vectors]) {
+template <uint32_t rows, uint32_t vectors>
+RF_FN void rf_gemv_finish(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][vectors]) {
+    const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
 #pragma unroll
     for (uint32_t v = 0; v < vectors; v++) {
 #pragma unroll
-        for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+        for (uint32_t i = 0; i < rows; i++) {
             sum[i][v] = rf_wave_sum(sum[i][v]);
         }
     }
@@ -53,38 +52,50 @@ RF_FN void rf_gemv_finish(const RfGemvArgs &args, const RfGemvRows &r, float (&s
     }
 #pragma unroll
     for (uint32_t v = 0; v < vectors; v++) {
-        uint32_t item = r.item + v;
+        uint64_t item = r.item + v;
         if (item >= args.items) {
             break;
         }
-        if (args.pair) {
-            if (r.row[0] < args.pair) {
-                float gate = sum[0][v], up = sum[1][v];
-                if (args.bias) {
-                    gate += rf_ptr<const float>(args.bias)[r.weight[0]];
-                    up += rf_ptr<const float>(args.bias)[r.weight[1]];
-                }
-                float y = rf_activation(args.activation, gate, 0.0f, 0.0f) * up;
-                rf_ptr<float>(args.out)[uint64_t(item) * args.out_stride + r.row[0]] = y;
-            }
-            continue;
-        }
+        float *out = rf_ptr<float>(args.out) + item * args.out_stride;
 #pragma unroll
-        for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
-            if (r.row[i] < args.rows) {
-                rf_gemv_store(args, item, r.row[i], r.weight[i], sum[i][v]);
+        for (uint32_t i = 0; i < rows; i++) {
+            float y = bias ? sum[i][v] + bias[r.weight[i]] : sum[i][v];
+            if (args.pair) {
+                if (i < rows / 2 && r.row[i] < args.pair) {
+                    uint32_t partner = (i + rows / 2) % rows;
+                    float up = bias ? sum[partner][v] + bias[r.weight[partner]] : sum[partner][v];
+                    out[r.row[i]] = rf_activation(args.activation, y, 0.0f, 0.0f) * up;
+                }
+            } else if (r.row[i] < args.rows) {
+                out[r.row[i]] = residual ? y + residual[item * args.residual_stride + r.row[i]] : y;
             }
         }
     }
+}
+
+// A row's planes.
+template <uint32_t format>
+RF_FN RfPlanes rf_row_planes(const RfPlanes &planes, uint64_t row, uint32_t blocks) {
+    RfPlanes p;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        p.plane[i] = planes.plane[i] + row * blocks * RfFormat<format>::length(i);
+    }
+    return p;
 }
 
 // Quantised weights, 8-bit activations.
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv(const RfGemvArgs &args) {
     typedef RfFormat<format> F;
-    constexpr uint32_t in_flight = vectors >= 4 ? 1 : F::groups == 4 ? 2 : 4;
-    RfGemvRows r = rf_gemv_rows(args, vectors);
+    constexpr uint32_t rows = RfGemvTile<vectors>::rows, in_flight = vectors >= 4 || F::groups == 4 ? 1 : 2;
+    RfGemvRows<rows> r = rf_gemv_rows<rows>(args, vectors);
     const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
+    RfPlanes planes[rows];
+#pragma unroll
+    for (uint32_t i = 0; i < rows; i++) {
+        planes[i] = rf_row_planes<format>(args.weight, r.weight[i], blocks);
+    }
     const uint8_t *x[vectors];
     const RfScale *scales[vectors];
 #pragma unroll
@@ -93,15 +104,15 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         x[v] = rf_ptr<const uint8_t>(args.x) + row * args.x_stride;
         scales[v] = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
     }
-    float sum[RF_GEMV_ROWS][vectors] = {};
+    float sum[rows][vectors] = {};
     for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
-        typename F::Raw raw[in_flight][RF_GEMV_ROWS];
+        typename F::Raw raw[in_flight][rows];
 #pragma unroll
         for (uint32_t j = 0; j < in_flight; j++) {
             uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
 #pragma unroll
-            for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
-                raw[j][i] = F::load(args.weight, r.weight[i] * blocks + unit / F::units, unit % F::units);
+            for (uint32_t i = 0; i < rows; i++) {
+                raw[j][i] = F::load(planes[i], unit / F::units, unit % F::units);
             }
         }
 #pragma unroll
@@ -110,10 +121,10 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
             if (unit >= units) {
                 break;
             }
-            uint32_t w[RF_GEMV_ROWS][F::groups][4];
-            float scale[RF_GEMV_ROWS][F::groups], minimum[RF_GEMV_ROWS][F::groups];
+            uint32_t w[rows][F::groups][4];
+            float scale[rows][F::groups], minimum[rows][F::groups];
 #pragma unroll
-            for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+            for (uint32_t i = 0; i < rows; i++) {
                 F::unpack(raw[j][i], unit % F::units, w[i], scale[i], minimum[i]);
             }
             uint32_t first = unit / F::units * F::block;
@@ -126,7 +137,7 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
                     RfScale s = scales[v][at / 32];
                     float total = float(at / 16 % 2 ? s.sums[1] : s.sums[0]);
 #pragma unroll
-                    for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+                    for (uint32_t i = 0; i < rows; i++) {
                         int32_t dot = rf_dot4(w[i][g][0], q.x, 0);
                         dot = rf_dot4(w[i][g][1], q.y, dot);
                         dot = rf_dot4(w[i][g][2], q.z, dot);
@@ -138,10 +149,9 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
             }
         }
     }
-    rf_gemv_finish<vectors>(args, r, sum);
+    rf_gemv_finish<rows, vectors>(args, r, sum);
 }
 
 #define RF_GEMV(name, format)                                                                                          \
     RF_KERNEL(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 1>(args); }                           \
-    RF_KERNEL(rf_gemv_##name##_2, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 2>(args); }                           \
     RF_KERNEL(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 4>(args); }

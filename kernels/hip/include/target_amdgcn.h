@@ -26,6 +26,9 @@ typedef long int64_t;
     extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) void name(       \
         const Args args)
 
+// As RF_KERNEL; the compiler chooses the occupancy here.
+#define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
+
 RF_FN uint32_t rf_thread() { return __builtin_amdgcn_workitem_id_x(); }
 RF_FN uint32_t rf_block_x() { return __builtin_amdgcn_workgroup_id_x(); }
 RF_FN uint32_t rf_block_y() { return __builtin_amdgcn_workgroup_id_y(); }
@@ -120,3 +123,10 @@ RF_FN uint32_t rf_atomic_or(uint32_t *p, uint32_t value) {
 RF_FN uint32_t rf_shared_atomic_add(uint32_t *p, uint32_t value) {
     return __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
 }
+RF_FN void rf_shared_atomic_add(uint64_t *p, uint64_t value) {
+    __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+}
+RF_FN void rf_atomic_add(uint64_t *p, uint64_t value) {
+    __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+RF_FN uint64_t rf_multiply_high(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a) * b >> 64); }

@@ -13,6 +13,10 @@
 #define RF_KERNEL(name, Args, threads)                                                                                 \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
 
+// As RF_KERNEL, with at least `blocks` blocks on a multiprocessor at once.
+#define RF_KERNEL_DENSE(name, Args, threads, blocks)                                                                   \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
+
 RF_FN uint32_t rf_thread() { return threadIdx.x; }
 RF_FN uint32_t rf_block_x() { return blockIdx.x; }
 RF_FN uint32_t rf_block_y() { return blockIdx.y; }
@@ -74,3 +78,8 @@ RF_FN void rf_fence_device() { __threadfence(); }
 RF_FN uint32_t rf_atomic_add(uint32_t *p, uint32_t value) { return atomicAdd(p, value); }
 RF_FN uint32_t rf_atomic_or(uint32_t *p, uint32_t value) { return atomicOr(p, value); }
 RF_FN uint32_t rf_shared_atomic_add(uint32_t *p, uint32_t value) { return atomicAdd(p, value); }
+RF_FN void rf_shared_atomic_add(uint64_t *p, uint64_t value) {
+    atomicAdd(reinterpret_cast<unsigned long long *>(p), static_cast<unsigned long long>(value));
+}
+RF_FN void rf_atomic_add(uint64_t *p, uint64_t value) { rf_shared_atomic_add(p, value); }
+RF_FN uint64_t rf_multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }

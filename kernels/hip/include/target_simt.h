@@ -41,6 +41,11 @@ extern "C" __attribute__((visibility("default"))) const RfSimtLane **rf_simt_cur
     }                                                                                                                  \
     static void name##_lane(const Args &args)
 
+// As RF_KERNEL, with at least `blocks` blocks on a multiprocessor at once.
+#define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
+
+extern "C" __attribute__((visibility("default"))) uint32_t rf_simt_wave(void) { return RF_WAVE; }
+
 RF_FN uint32_t rf_thread() { return rf_simt_lane->thread; }
 RF_FN uint32_t rf_block_x() { return rf_simt_lane->block[0]; }
 RF_FN uint32_t rf_block_y() { return rf_simt_lane->block[1]; }
@@ -135,3 +140,6 @@ RF_FN uint32_t rf_shared_atomic_add(uint32_t *p, uint32_t value) {
     *p = old + value;
     return old;
 }
+RF_FN void rf_shared_atomic_add(uint64_t *p, uint64_t value) { *p += value; }
+RF_FN void rf_atomic_add(uint64_t *p, uint64_t value) { __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST); }
+RF_FN uint64_t rf_multiply_high(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a) * b >> 64); }

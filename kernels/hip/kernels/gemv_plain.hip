@@ -29,10 +29,11 @@ RF_FN void rf_plain_unit(const rf_u32x4 &q, float (&w)[count]) {
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
     constexpr uint32_t bytes = format == RF_F32 ? 4 : 2, count = 16 / bytes, in_flight = vectors >= 4 ? 1 : 4;
-    RfGemvRows r = rf_gemv_rows(args, vectors);
-    const uint8_t *w[RF_GEMV_ROWS];
+    constexpr uint32_t rows = RfGemvTile<vectors>::rows;
+    RfGemvRows<rows> r = rf_gemv_rows<rows>(args, vectors);
+    const uint8_t *w[rows];
 #pragma unroll
-    for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+    for (uint32_t i = 0; i < rows; i++) {
         w[i] = rf_plane<uint8_t>(args.weight, 0, r.weight[i] * args.columns * bytes);
     }
     const float *x[vectors];
@@ -41,17 +42,17 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
         uint64_t row = rf_gemv_x_row(args, rf_min(r.item + v, args.items - 1));
         x[v] = rf_ptr<const float>(args.x) + row * args.x_stride;
     }
-    float sum[RF_GEMV_ROWS][vectors] = {};
+    float sum[rows][vectors] = {};
     // Rows of whole units, so that every row and every x begins on a multiple of 16 bytes.
     const bool aligned = args.columns % count == 0 && args.x_stride % 4 == 0;
     const uint32_t units = aligned ? args.columns / count : 0;
     for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
-        rf_u32x4 raw[in_flight][RF_GEMV_ROWS];
+        rf_u32x4 raw[in_flight][rows];
 #pragma unroll
         for (uint32_t j = 0; j < in_flight; j++) {
             uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
 #pragma unroll
-            for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+            for (uint32_t i = 0; i < rows; i++) {
                 raw[j][i] = rf_stream(reinterpret_cast<const rf_u32x4 *>(w[i]) + unit);
             }
         }
@@ -61,9 +62,9 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
             if (unit >= units) {
                 break;
             }
-            float a[RF_GEMV_ROWS][count];
+            float a[rows][count];
 #pragma unroll
-            for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+            for (uint32_t i = 0; i < rows; i++) {
                 rf_plain_unit<format>(raw[j][i], a[i]);
             }
 #pragma unroll
@@ -72,7 +73,7 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
                 for (uint32_t c = 0; c < count; c += 4) {
                     rf_f32x4 b = *reinterpret_cast<const rf_f32x4 *>(x[v] + unit * count + c);
 #pragma unroll
-                    for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+                    for (uint32_t i = 0; i < rows; i++) {
                         float s = sum[i][v];
                         s = rf_fma(a[i][c], b.x, s);
                         s = rf_fma(a[i][c + 1], b.y, s);
@@ -85,7 +86,7 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
     }
     for (uint32_t c = units * count + rf_lane(); c < args.columns; c += RF_WAVE) {
 #pragma unroll
-        for (uint32_t i = 0; i < RF_GEMV_ROWS; i++) {
+        for (uint32_t i = 0; i < rows; i++) {
             float a = rf_plain<format>(w[i] + c * bytes);
 #pragma unroll
             for (uint32_t v = 0; v < vectors; v++) {
@@ -93,12 +94,11 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
             }
         }
     }
-    rf_gemv_finish<vectors>(args, r, sum);
+    rf_gemv_finish<rows, vectors>(args, r, sum);
 }
 
 #define RF_GEMV_PLAIN(name, format)                                                                                    \
     RF_KERNEL(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv_plain<format, 1>(args); }                     \
-    RF_KERNEL(rf_gemv_##name##_2, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv_plain<format, 2>(args); }                     \
     RF_KERNEL(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv_plain<format, 4>(args); }
 
 RF_GEMV_PLAIN(f32, RF_F32)

@@ -148,4 +148,42 @@ args! {
         block_tables: u64, partial: u64, cache: RfCache, tokens: u32, sequences: u32, heads: u32, q_stride: u32,
         out_stride: u32, max_blocks: u32, splits: u32, window: u32, scale: f32, softcap: f32,
     }
+
+    /// A matrix and many vectors.
+    struct RfGemmArgs {
+        weight: RfPlanes, x: u64, powers: u64, out: u64, bias: u64, residual: u64, tiles: u64, sorted: u64,
+        rows: u32, columns: u32, items: u32, x_stride: u32, out_stride: u32, residual_stride: u32, slots: u32, shared: u32,
+    }
+
+    /// Choice of experts.
+    struct RfRouterArgs {
+        logits: u64, bias: u64, chosen: u64, weights: u64,
+        tokens: u32, experts: u32, top_k: u32, gate: u32, renormalize: u32, stride: u32, scale: f32, reserved: u32,
+    }
+
+    /// Items sorted by expert.
+    struct RfExpertSortArgs {
+        experts: u64, sorted: u64, tiles: u64, items: u32, count: u32, tile: u32, most: u32,
+    }
+
+    /// Weighted sum over the experts of a token.
+    struct RfExpertCombineArgs {
+        x: u64, weights: u64, out: u64, residual: u64,
+        tokens: u32, n: u32, slots: u32, x_stride: u32, out_stride: u32, residual_stride: u32,
+    }
+
+    /// A matrix of any format and f32 activations, exactly.
+    struct RfLinearArgs {
+        weight: RfPlanes, x: u64, out: u64, bias: u64, residual: u64, experts: u64, format: u32,
+        rows: u32, columns: u32, items: u32, x_stride: u32, out_stride: u32, residual_stride: u32, slots: u32, shared: u32,
+        reserved: u32,
+    }
+
+    /// Sampling of each row.
+    struct RfSampleArgs {
+        logits: u64, requests: u64, tokens: u64, scratch: u64, rows: u32, n: u32, stride: u32, reserved: u32,
+    }
+
+    /// How one row is sampled.
+    struct RfSampleRequest { temperature: f32, top_p: f32, min_p: f32, top_k: u32, draw: u64, }
 }

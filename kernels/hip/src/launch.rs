@@ -3,6 +3,8 @@
 use rocmforge_quant::DType;
 
 use crate::args::*;
+use crate::cache::CacheKind;
+use crate::planes::is_supported;
 
 /// A kernel: where it is and how many lanes its blocks have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,27 +84,68 @@ kernels! {
     "embed" { rf_embed: RfEmbedArgs, Threads::Fixed(128); }
     "norm" { rf_norm: RfNormArgs, ROW; }
     "repack" { rf_repack: RfRepackArgs, ROW; }
+    "flash" {
+        rf_flash_64_many: RfAttentionArgs, Threads::Waves(4);
+        rf_flash_128_many: RfAttentionArgs, Threads::Waves(4);
+        rf_flash_256_many: RfAttentionArgs, Threads::Waves(4);
+        rf_flash_64_few: RfAttentionArgs, Threads::Waves(4);
+        rf_flash_128_few: RfAttentionArgs, Threads::Waves(4);
+        rf_flash_256_few: RfAttentionArgs, Threads::Waves(4);
+    }
+    "experts" {
+        rf_router: RfRouterArgs, Threads::Waves(1);
+        rf_expert_sort: RfExpertSortArgs, ROW;
+        rf_expert_combine: RfExpertCombineArgs, ROW;
+    }
+    "linear" { rf_linear: RfLinearArgs, ROW; }
+    "sample" {
+        rf_sample_max: RfSampleArgs, ROW;
+        rf_sample_histogram: RfSampleArgs, ROW;
+        rf_sample_scatter: RfSampleArgs, ROW;
+        rf_sample_pick: RfSampleArgs, ROW;
+    }
     "gemv_plain" {
-        rf_gemv_f32_1: RfGemvArgs, ROW; rf_gemv_f32_2: RfGemvArgs, ROW; rf_gemv_f32_4: RfGemvArgs, ROW;
-        rf_gemv_f16_1: RfGemvArgs, ROW; rf_gemv_f16_2: RfGemvArgs, ROW; rf_gemv_f16_4: RfGemvArgs, ROW;
-        rf_gemv_bf16_1: RfGemvArgs, ROW; rf_gemv_bf16_2: RfGemvArgs, ROW; rf_gemv_bf16_4: RfGemvArgs, ROW;
+        rf_gemv_f32_1: RfGemvArgs, ROW; rf_gemv_f32_4: RfGemvArgs, ROW;
+        rf_gemv_f16_1: RfGemvArgs, ROW; rf_gemv_f16_4: RfGemvArgs, ROW;
+        rf_gemv_bf16_1: RfGemvArgs, ROW; rf_gemv_bf16_4: RfGemvArgs, ROW;
     }
     "gemv_legacy" {
-        rf_gemv_q4_0_1: RfGemvArgs, ROW; rf_gemv_q4_0_2: RfGemvArgs, ROW; rf_gemv_q4_0_4: RfGemvArgs, ROW;
-        rf_gemv_q4_1_1: RfGemvArgs, ROW; rf_gemv_q4_1_2: RfGemvArgs, ROW; rf_gemv_q4_1_4: RfGemvArgs, ROW;
-        rf_gemv_q5_0_1: RfGemvArgs, ROW; rf_gemv_q5_0_2: RfGemvArgs, ROW; rf_gemv_q5_0_4: RfGemvArgs, ROW;
-        rf_gemv_q5_1_1: RfGemvArgs, ROW; rf_gemv_q5_1_2: RfGemvArgs, ROW; rf_gemv_q5_1_4: RfGemvArgs, ROW;
-        rf_gemv_q8_0_1: RfGemvArgs, ROW; rf_gemv_q8_0_2: RfGemvArgs, ROW; rf_gemv_q8_0_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_nl_1: RfGemvArgs, ROW; rf_gemv_iq4_nl_2: RfGemvArgs, ROW; rf_gemv_iq4_nl_4: RfGemvArgs, ROW;
-        rf_gemv_mxfp4_1: RfGemvArgs, ROW; rf_gemv_mxfp4_2: RfGemvArgs, ROW; rf_gemv_mxfp4_4: RfGemvArgs, ROW;
+        rf_gemv_q4_0_1: RfGemvArgs, ROW; rf_gemv_q4_0_4: RfGemvArgs, ROW;
+        rf_gemv_q4_1_1: RfGemvArgs, ROW; rf_gemv_q4_1_4: RfGemvArgs, ROW;
+        rf_gemv_q5_0_1: RfGemvArgs, ROW; rf_gemv_q5_0_4: RfGemvArgs, ROW;
+        rf_gemv_q5_1_1: RfGemvArgs, ROW; rf_gemv_q5_1_4: RfGemvArgs, ROW;
+        rf_gemv_q8_0_1: RfGemvArgs, ROW; rf_gemv_q8_0_4: RfGemvArgs, ROW;
+        rf_gemv_iq4_nl_1: RfGemvArgs, ROW; rf_gemv_iq4_nl_4: RfGemvArgs, ROW;
+        rf_gemv_mxfp4_1: RfGemvArgs, ROW; rf_gemv_mxfp4_4: RfGemvArgs, ROW;
     }
     "gemv_k" {
-        rf_gemv_q2_k_1: RfGemvArgs, ROW; rf_gemv_q2_k_2: RfGemvArgs, ROW; rf_gemv_q2_k_4: RfGemvArgs, ROW;
-        rf_gemv_q3_k_1: RfGemvArgs, ROW; rf_gemv_q3_k_2: RfGemvArgs, ROW; rf_gemv_q3_k_4: RfGemvArgs, ROW;
-        rf_gemv_q4_k_1: RfGemvArgs, ROW; rf_gemv_q4_k_2: RfGemvArgs, ROW; rf_gemv_q4_k_4: RfGemvArgs, ROW;
-        rf_gemv_q5_k_1: RfGemvArgs, ROW; rf_gemv_q5_k_2: RfGemvArgs, ROW; rf_gemv_q5_k_4: RfGemvArgs, ROW;
-        rf_gemv_q6_k_1: RfGemvArgs, ROW; rf_gemv_q6_k_2: RfGemvArgs, ROW; rf_gemv_q6_k_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_xs_1: RfGemvArgs, ROW; rf_gemv_iq4_xs_2: RfGemvArgs, ROW; rf_gemv_iq4_xs_4: RfGemvArgs, ROW;
+        rf_gemv_q2_k_1: RfGemvArgs, ROW; rf_gemv_q2_k_4: RfGemvArgs, ROW;
+        rf_gemv_q3_k_1: RfGemvArgs, ROW; rf_gemv_q3_k_4: RfGemvArgs, ROW;
+        rf_gemv_q4_k_1: RfGemvArgs, ROW; rf_gemv_q4_k_4: RfGemvArgs, ROW;
+        rf_gemv_q5_k_1: RfGemvArgs, ROW; rf_gemv_q5_k_4: RfGemvArgs, ROW;
+        rf_gemv_q6_k_1: RfGemvArgs, ROW; rf_gemv_q6_k_4: RfGemvArgs, ROW;
+        rf_gemv_iq4_xs_1: RfGemvArgs, ROW; rf_gemv_iq4_xs_4: RfGemvArgs, ROW;
+    }
+    "gemm_plain" {
+        rf_gemm_f16_32: RfGemmArgs, ROW; rf_gemm_f16_128: RfGemmArgs, ROW;
+        rf_gemm_bf16_32: RfGemmArgs, ROW; rf_gemm_bf16_128: RfGemmArgs, ROW;
+    }
+    "gemm_legacy" {
+        rf_gemm_q4_0_32: RfGemmArgs, ROW; rf_gemm_q4_0_128: RfGemmArgs, ROW;
+        rf_gemm_q4_1_32: RfGemmArgs, ROW; rf_gemm_q4_1_128: RfGemmArgs, ROW;
+        rf_gemm_q5_0_32: RfGemmArgs, ROW; rf_gemm_q5_0_128: RfGemmArgs, ROW;
+        rf_gemm_q5_1_32: RfGemmArgs, ROW; rf_gemm_q5_1_128: RfGemmArgs, ROW;
+        rf_gemm_q8_0_32: RfGemmArgs, ROW; rf_gemm_q8_0_128: RfGemmArgs, ROW;
+        rf_gemm_iq4_nl_32: RfGemmArgs, ROW; rf_gemm_iq4_nl_128: RfGemmArgs, ROW;
+        rf_gemm_mxfp4_32: RfGemmArgs, ROW; rf_gemm_mxfp4_128: RfGemmArgs, ROW;
+    }
+    "gemm_k" {
+        rf_gemm_q2_k_32: RfGemmArgs, ROW; rf_gemm_q2_k_128: RfGemmArgs, ROW;
+        rf_gemm_q3_k_32: RfGemmArgs, ROW; rf_gemm_q3_k_128: RfGemmArgs, ROW;
+        rf_gemm_q4_k_32: RfGemmArgs, ROW; rf_gemm_q4_k_128: RfGemmArgs, ROW;
+        rf_gemm_q5_k_32: RfGemmArgs, ROW; rf_gemm_q5_k_128: RfGemmArgs, ROW;
+        rf_gemm_q6_k_32: RfGemmArgs, ROW; rf_gemm_q6_k_128: RfGemmArgs, ROW;
+        rf_gemm_iq4_xs_32: RfGemmArgs, ROW; rf_gemm_iq4_xs_128: RfGemmArgs, ROW;
     }
 }
 
@@ -140,8 +183,11 @@ pub fn binary(args: &RfBinaryArgs, wave: u32) -> Launch {
     launch("rf_binary", wave, [args.n.div_ceil(256), args.rows, 1], args)
 }
 
-/// The most rows of x that one pass over the weights takes.
+/// The most rows of x that one pass of [`gemv`] over the weights takes.
 pub const GEMV_VECTORS: u32 = 4;
+
+/// Up to how many rows of x [`gemv`] is faster than [`gemm`].
+pub const GEMV_MOST: u32 = 4;
 
 fn format_name(dtype: DType) -> String {
     dtype.name().to_lowercase()
@@ -150,17 +196,41 @@ fn format_name(dtype: DType) -> String {
 /// A matrix and a few vectors: quantised weights take 8-bit activations, others f32.
 /// With `args.experts` every item takes its own rows.
 pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
-    let vectors = match args.items {
-        _ if args.experts != 0 => 1,
-        0 | 1 => 1,
-        2 => 2,
-        _ => GEMV_VECTORS,
-    };
+    let vectors = if args.experts != 0 || args.items <= 1 { 1 } else { GEMV_VECTORS };
     let waves = 256 / wave;
-    let per_wave = if args.pair != 0 { 1 } else { 2 };
-    let rows = if args.pair != 0 { args.pair } else { args.rows };
+    let per_wave = if vectors == 1 { 2 } else { 4 };
+    let (rows, per_wave) = if args.pair != 0 { (args.pair, per_wave / 2) } else { (args.rows, per_wave) };
     let name = format!("rf_gemv_{}_{vectors}", format_name(dtype));
     launch(&name, wave, [rows.div_ceil(waves * per_wave), args.items.div_ceil(vectors), 1], args)
+}
+
+/// Whether [`gemm`] takes weights of this type with this many columns; [`gemv`] takes all that the kernels read.
+pub fn gemm_takes(dtype: DType, columns: u32) -> bool {
+    match dtype {
+        DType::F32 => false,
+        DType::F16 | DType::BF16 => columns.is_multiple_of(16),
+        _ => is_supported(dtype),
+    }
+}
+
+/// Above this many items a block takes 128 of them.
+const GEMM_SMALL: u32 = 64;
+
+/// Items of one tile of [`gemm`] over experts.
+pub fn gemm_tile(items: u32, experts: u32) -> u32 {
+    if items / experts.max(1) > GEMM_SMALL { 128 } else { 32 }
+}
+
+/// A matrix and many vectors, in f16 with a power of two per row.
+pub fn gemm(dtype: DType, args: &RfGemmArgs, wave: u32) -> Launch {
+    let tile = if args.items > GEMM_SMALL { 128 } else { 32 };
+    gemm_tiles(dtype, args, tile, args.items.div_ceil(tile), wave)
+}
+
+/// [`gemm`] over experts: `args.tiles` holds at most `tiles` tiles of `tile` items, from [`gemm_tile`]; unused ones count 0.
+pub fn gemm_tiles(dtype: DType, args: &RfGemmArgs, tile: u32, tiles: u32, wave: u32) -> Launch {
+    let name = format!("rf_gemm_{}_{tile}", format_name(dtype));
+    launch(&name, wave, [args.rows.div_ceil(tile), tiles, 1], args)
 }
 
 /// A function of each element.
@@ -198,15 +268,110 @@ pub fn rope(args: &RfRopeArgs, wave: u32) -> Launch {
 }
 
 /// Attention of each token over the paged cache, then, with more than one split, the reduction of the parts.
+///
+/// Through the matrix units where the cache is f16 and heads are at most 256 and multiples of 8; by a slower kernel otherwise.
+/// `tokens` and `sequences` are upper bounds: what the step has is read on the device.
 pub fn attention(args: &RfAttentionArgs, wave: u32) -> Vec<Launch> {
-    let mut launches = vec![launch("rf_attention", wave, [args.splits, args.heads, args.tokens], args)];
+    let mut launches = vec![match flash(args) {
+        Some((name, rows)) => {
+            let group = args.heads / args.cache.kv_heads.max(1);
+            // A sequence's last tile may be short, so that each has one more than its share.
+            let most = rows / group;
+            let tiles = args.tokens.min(args.tokens / most + args.sequences).max(1);
+            launch(name, wave, [args.splits, args.cache.kv_heads, tiles], args)
+        }
+        None => launch("rf_attention", wave, [args.splits, args.heads, args.tokens], args),
+    }];
     if args.splits > 1 {
         launches.push(launch("rf_attention_reduce", wave, [args.heads, args.tokens, 1], args));
     }
     launches
 }
 
+/// The kernel for these arguments that runs on the matrix units, and the rows (token and head) of its blocks.
+fn flash(args: &RfAttentionArgs) -> Option<(&'static str, u32)> {
+    let cache = &args.cache;
+    let dim = cache.key_dim.max(cache.value_dim);
+    let group = args.heads / cache.kv_heads.max(1);
+    if cache.kind != CacheKind::F16 as u32 || !cache.key_dim.is_multiple_of(8) || !cache.value_dim.is_multiple_of(8) {
+        return None;
+    }
+    // One token per sequence leaves most of a large tile empty.
+    let few = args.tokens <= args.sequences || args.tokens.div_ceil(args.sequences.max(1)) * group <= 16;
+    let (names, rows) = match dim {
+        0..=64 => (["rf_flash_64_few", "rf_flash_64_many"], 64),
+        65..=128 => (["rf_flash_128_few", "rf_flash_128_many"], 64),
+        129..=256 => (["rf_flash_256_few", "rf_flash_256_many"], 32),
+        _ => return None,
+    };
+    match (few && group <= 16, group <= rows) {
+        (true, _) => Some((names[0], 16)),
+        (false, true) => Some((names[1], rows)),
+        _ => None,
+    }
+}
+
+/// Into how many parts to split the context so that a device with so many compute units is busy.
+pub fn attention_splits(args: &RfAttentionArgs, units: u32, most_context: u32) -> u32 {
+    let blocks = match flash(args) {
+        Some((_, rows)) => {
+            let most = rows / (args.heads / args.cache.kv_heads.max(1));
+            args.cache.kv_heads * args.tokens.min(args.tokens / most + args.sequences).max(1)
+        }
+        None => args.heads * args.tokens,
+    };
+    // Two blocks to a unit, and no part under 128 positions.
+    (2 * units / blocks.max(1)).clamp(1, most_context.div_ceil(128).max(1))
+}
+
 /// Bytes of `partial` for attention with more than one split.
 pub fn attention_partial_bytes(tokens: u32, heads: u32, splits: u32, value_dim: u32) -> u64 {
     u64::from(tokens) * u64::from(heads) * u64::from(splits) * (u64::from(value_dim) + 2) * 4
+}
+
+/// The most experts that [`router`] and [`expert_sort`] take.
+pub const MOST_EXPERTS: u32 = 1024;
+/// The most experts that [`router`] chooses for a token.
+pub const MOST_CHOSEN: u32 = 64;
+
+/// Chosen experts and their weights.
+pub fn router(args: &RfRouterArgs, wave: u32) -> Launch {
+    launch("rf_router", wave, [args.tokens, 1, 1], args)
+}
+
+/// Items in the order of their experts, in tiles for [`gemm_tiles`].
+pub fn expert_sort(args: &RfExpertSortArgs, wave: u32) -> Launch {
+    launch("rf_expert_sort", wave, [1, 1, 1], args)
+}
+
+/// An upper bound for the tiles of [`expert_sort`].
+pub fn expert_tiles(items: u32, experts: u32, tile: u32) -> u32 {
+    items.div_ceil(tile) + experts.min(items)
+}
+
+/// Weighted sums over the experts of each token.
+pub fn expert_combine(args: &RfExpertCombineArgs, wave: u32) -> Launch {
+    launch("rf_expert_combine", wave, [args.n.div_ceil(256), args.tokens, 1], args)
+}
+
+/// A matrix of any format and f32 activations: exact rather than fast.
+pub fn linear(args: &RfLinearArgs, wave: u32) -> Launch {
+    launch("rf_linear", wave, [args.rows.div_ceil(256 / wave), args.items, 1], args)
+}
+
+/// What [`sample`] writes where a row cannot be drawn from: a logit is NaN or +infinity, or none is finite.
+pub const SAMPLE_FAILED: u32 = u32::MAX;
+
+/// A token from each row of logits. The same logits and requests give the same tokens on every run.
+pub fn sample(args: &RfSampleArgs, wave: u32) -> Vec<Launch> {
+    let parts = ["rf_sample_max", "rf_sample_histogram", "rf_sample_scatter"];
+    let mut launches: Vec<Launch> = parts.iter().map(|name| launch(name, wave, [32, args.rows, 1], args)).collect();
+    launches.push(launch("rf_sample_pick", wave, [args.rows, 1, 1], args));
+    launches
+}
+
+/// Bytes of `scratch` for [`sample`].
+pub fn sample_scratch_bytes(rows: u32, n: u32) -> u64 {
+    let (parts, bins) = (32 * (16 + 8), 2048 * (8 + 4 + 4));
+    u64::from(rows) * (parts + bins + 8 * u64::from(n))
 }

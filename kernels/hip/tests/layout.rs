@@ -38,29 +38,35 @@ fn structs_have_the_same_layout_as_in_the_header() {
 
 #[test]
 fn every_kernel_of_the_catalogue_is_in_its_source_and_the_other_way_round() {
-    let mut found = vec![];
+    let Ok(compiler) = Toolchain::find(Kind::Simt) else {
+        println!("skipped: no C++ compiler to look for kernels with");
+        return;
+    };
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+    let mut found = vec![];
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        let output = Command::new(&compiler.program)
+            .args(["-std=c++17", "-E", "-P", "-x", "c++", "-DRF_TARGET_SIMT", "-DRF_WAVE=32", "-I"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/include"))
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let source = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let header = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/include/gemv.h")).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        for line in text.lines().filter(|l| !l.contains("##")) {
-            if let Some(rest) = line.strip_prefix("RF_KERNEL(") {
-                found.push((rest.split(',').next().unwrap().to_owned(), source.clone()));
-            }
-            for (macro_name, text) in [("RF_GEMV(", header.as_str()), ("RF_GEMV_PLAIN(", text.as_str())] {
-                let Some(rest) = line.strip_prefix(macro_name) else { continue };
-                let format = rest.split(',').next().unwrap();
-                let pasted = text.lines().filter_map(|l| l.trim().strip_prefix("RF_KERNEL(rf_gemv_##name##"));
-                found.extend(
-                    pasted.map(|l| (format!("rf_gemv_{format}{}", l.split(',').next().unwrap()), source.clone())),
-                );
+        // Each kernel is a lane function and an exported one that unpacks its arguments.
+        for part in text.split("_lane(const ").skip(1) {
+            let args = part.split(' ').next().unwrap().to_owned();
+            if let Some((name, _)) = part.split_once("(const void *packed)") {
+                let name = name.rsplit(' ').next().unwrap().to_owned();
+                found.push((name, source.clone(), args));
             }
         }
     }
     found.sort();
-    let mut expected: Vec<_> = KERNELS.iter().map(|k| (k.name.to_owned(), k.source.to_owned())).collect();
+    let mut expected: Vec<_> =
+        KERNELS.iter().map(|k| (k.name.to_owned(), k.source.to_owned(), k.args.to_owned())).collect();
     expected.sort();
     assert_eq!(found, expected);
 }

@@ -1,0 +1,289 @@
+// Attention through the matrix units, for prefill and decode alike. Rows of a block are pairs of a token and a query head of
+// one key-value head, so that keys and values are read once for all heads that share them.
+//
+// Per tile of positions: scores by rows x keys, softmax carried on from tile to tile (arXiv:2205.14135), rows x values. WM groups
+// of 16 rows, each by WD waves: in the first product these share the positions of the tile, in the second the values' columns.
+#pragma once
+
+#include "cache.h"
+#include "matrix.h"
+
+RF_FN float rf_exp_fast(float x) { return rf_exp2(x * 1.44269504f); }
+
+template <uint32_t D, uint32_t POS, uint32_t WM, uint32_t WD>
+struct RfFlash {
+    static constexpr uint32_t threads = WM * WD * RF_WAVE;
+    static constexpr uint32_t rows = 16 * WM;
+    static constexpr uint32_t stride = D + 8, p_stride = POS + 8;
+    static constexpr uint32_t ts = POS / 16 / WD, to = D / 16 / WD; // tiles of a wave: scores, values
+    static constexpr uint32_t chunks = POS * D / 8 / threads;
+
+    struct Shared {
+        alignas(16) uint16_t q[rows * stride];
+        alignas(16) uint16_t kv[POS * stride];
+        alignas(16) uint16_t p[rows * p_stride];
+        float exchange[WD][rows];
+        uint32_t oldest[rows], end[rows]; // of the positions that a row sees
+    };
+    struct Held {
+        rf_u32x4 x[chunks];
+    };
+
+    const RfAttentionArgs &args;
+    uint32_t kv_head, group;     // query heads of the key-value head
+    uint32_t sequence, first;    // the first token of this tile
+    uint32_t tokens;             // how many
+    const uint32_t *table;
+
+    RF_METHOD void load(Held &held, uint32_t tile, uint32_t end, bool value) const {
+        const RfCache &cache = args.cache;
+        const uint32_t dim = value ? cache.value_dim : cache.key_dim;
+#pragma unroll
+        for (uint32_t i = 0; i < chunks; i++) {
+            uint32_t at = i * threads + rf_thread(), position = tile + at / (D / 8), c = at % (D / 8) * 8;
+            held.x[i] = {0, 0, 0, 0};
+            if (position < end && c < dim) {
+                RfSlot slot = rf_cache_slot(cache, table[position / cache.block_size], position % cache.block_size, kv_head, value);
+                held.x[i] = *reinterpret_cast<const rf_u32x4 *>(slot.data + 2 * c);
+            }
+        }
+    }
+
+    RF_METHOD void store(const Held &held, Shared &shared) const {
+#pragma unroll
+        for (uint32_t i = 0; i < chunks; i++) {
+            uint32_t at = i * threads + rf_thread();
+            *reinterpret_cast<rf_u32x4 *>(shared.kv + at / (D / 8) * stride + at % (D / 8) * 8) = held.x[i];
+        }
+    }
+
+    RF_METHOD bool valid(uint32_t row) const { return row / group < tokens; }
+
+    // Queries to shared memory, and what each row sees; returns the range over all rows.
+    RF_METHOD void prepare(Shared &shared, uint32_t *oldest, uint32_t *end) const {
+        const uint32_t dim = args.cache.key_dim;
+        const float *q = rf_ptr<const float>(args.q);
+        for (uint32_t at = rf_thread(); at < rows * D / 2; at += threads) {
+            uint32_t row = at / (D / 2), c = at % (D / 2) * 2;
+            float a = 0.0f, b = 0.0f;
+            if (valid(row) && c < dim) {
+                const float *from = q + uint64_t(first + row / group) * args.q_stride + (kv_head * group + row % group) * dim + c;
+                a = from[0] * args.scale;
+                b = from[1] * args.scale;
+            }
+            *reinterpret_cast<uint32_t *>(shared.q + row * stride + c) = rf_pack_halves(a, b);
+        }
+        const uint32_t *positions = rf_ptr<const uint32_t>(args.positions) + first;
+        for (uint32_t row = rf_thread(); row < rows; row += threads) {
+            uint32_t next = valid(row) ? positions[row / group] + 1 : 0;
+            shared.end[row] = next;
+            shared.oldest[row] = args.window && next > args.window ? next - args.window : 0;
+        }
+        // Positions rise within a sequence.
+        uint32_t next = positions[0] + 1;
+        *oldest = args.window && next > args.window ? next - args.window : 0;
+        *end = positions[tokens - 1] + 1;
+    }
+
+    RF_METHOD void run(Shared &shared, uint32_t split) const {
+        const uint32_t wave = rf_wave(), row0 = wave / WD * 16, part = wave % WD;
+        uint32_t oldest, end;
+        prepare(shared, &oldest, &end);
+        const uint32_t tiles = (end - oldest + POS - 1) / POS, per = (tiles + args.splits - 1) / args.splits;
+        uint32_t tile = oldest + split * per * POS;
+        const uint32_t last = rf_min(end, oldest + (split + 1) * per * POS);
+        RfAcc out[to] = {}, most, sum = {};
+#pragma unroll
+        for (uint32_t e = 0; e < RF_ACC; e++) {
+            most.x[e] = -RF_INF;
+        }
+        Held held;
+        if (tile < last) {
+            load(held, tile, last, false);
+        }
+        for (; tile < last; tile += POS) {
+            store(held, shared);
+            rf_barrier();
+            load(held, tile, last, true);
+            RfAcc score[ts] = {};
+            RF_UNROLL_K
+            for (uint32_t k = 0; k < D / 16; k++) {
+                RfTileA a = rf_load_a(shared.q + row0 * stride + 16 * k, stride);
+#pragma unroll
+                for (uint32_t j = 0; j < ts; j++) {
+                    rf_multiply(score[j], a, rf_load_b(shared.kv + (part * ts + j) * 16 * stride + 16 * k, stride));
+                }
+            }
+            mask(shared, score, row0, tile + part * ts * 16);
+            RfAcc highest = most;
+#pragma unroll
+            for (uint32_t j = 0; j < ts; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    highest.x[e] = rf_fmax(highest.x[e], score[j].x[e]);
+                }
+            }
+            rf_acc_row_max(highest);
+            share(shared, highest, row0, part, true);
+            RfAcc shrink;
+#pragma unroll
+            for (uint32_t e = 0; e < RF_ACC; e++) {
+                // A row that sees nothing yet has -inf on both sides.
+                shrink.x[e] = most.x[e] > -RF_INF ? rf_exp_fast(most.x[e] - highest.x[e]) : 0.0f;
+                most.x[e] = highest.x[e];
+                sum.x[e] *= shrink.x[e];
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < ts; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    float p = score[j].x[e] > -RF_INF ? rf_exp_fast(score[j].x[e] - most.x[e]) : 0.0f;
+                    sum.x[e] += p;
+                    uint32_t row = row0 + rf_acc_row(e), column = (part * ts + j) * 16 + rf_acc_column(e);
+                    shared.p[row * p_stride + column] = rf_f32_to_f16(p);
+                }
+            }
+            rf_barrier();
+            store(held, shared);
+            rf_barrier();
+            if (tile + POS < last) {
+                load(held, tile + POS, last, false);
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < to; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    out[j].x[e] *= shrink.x[e];
+                }
+            }
+            RF_UNROLL_K
+            for (uint32_t k = 0; k < POS / 16; k++) {
+                RfTileA a = rf_load_a(shared.p + row0 * p_stride + 16 * k, p_stride);
+#pragma unroll
+                for (uint32_t j = 0; j < to; j++) {
+                    const uint16_t *v = shared.kv + 16 * k * stride + (part * to + j) * 16;
+                    rf_multiply(out[j], a, rf_load_b_transposed(v, stride));
+                }
+            }
+            rf_barrier();
+        }
+        rf_acc_row_sum(sum);
+        share(shared, sum, row0, part, false);
+        finish(out, most, sum, row0, part, split);
+    }
+
+    // Caps the scores and hides the positions that a row does not see.
+    RF_METHOD void mask(const Shared &shared, RfAcc (&score)[ts], uint32_t row0, uint32_t tile) const {
+#pragma unroll
+        for (uint32_t e = 0; e < RF_ACC; e++) {
+            uint32_t row = row0 + rf_acc_row(e), oldest = shared.oldest[row], end = shared.end[row];
+#pragma unroll
+            for (uint32_t j = 0; j < ts; j++) {
+                uint32_t position = tile + 16 * j + rf_acc_column(e);
+                float s = score[j].x[e];
+                if (args.softcap > 0.0f) {
+                    s = args.softcap * rf_tanh(s / args.softcap);
+                }
+                score[j].x[e] = position >= oldest && position < end ? s : -RF_INF;
+            }
+        }
+    }
+
+    // The largest, or the sum, over the waves that share rows.
+    RF_METHOD void share(Shared &shared, RfAcc &x, uint32_t row0, uint32_t part, bool largest) const {
+        if constexpr (WD == 1) {
+            return;
+        }
+#pragma unroll
+        for (uint32_t e = 0; e < RF_ACC; e++) {
+            shared.exchange[part][row0 + rf_acc_row(e)] = x.x[e];
+        }
+        rf_barrier();
+#pragma unroll
+        for (uint32_t e = 0; e < RF_ACC; e++) {
+            float y = shared.exchange[0][row0 + rf_acc_row(e)];
+#pragma unroll
+            for (uint32_t w = 1; w < WD; w++) {
+                float other = shared.exchange[w][row0 + rf_acc_row(e)];
+                y = largest ? rf_fmax(y, other) : y + other;
+            }
+            x.x[e] = y;
+        }
+    }
+
+    RF_METHOD void finish(const RfAcc (&out)[to], const RfAcc &most, const RfAcc &sum, uint32_t row0, uint32_t part, uint32_t split) const {
+        const uint32_t dim = args.cache.value_dim;
+#pragma unroll
+        for (uint32_t e = 0; e < RF_ACC; e++) {
+            uint32_t row = row0 + rf_acc_row(e);
+            if (!valid(row)) {
+                continue;
+            }
+            uint32_t head = kv_head * group + row % group;
+            uint64_t token = first + row / group;
+            float total = sum.x[e], factor = 1.0f;
+            if (args.splits == 1 && args.sinks) {
+                float sink = rf_ptr<const float>(args.sinks)[head], highest = rf_fmax(most.x[e], sink);
+                factor = rf_exp(most.x[e] - highest);
+                total = total * factor + rf_exp(sink - highest);
+            }
+            float *to_row = rf_ptr<float>(args.out) + token * args.out_stride + head * dim;
+            if (args.splits > 1) {
+                to_row = rf_ptr<float>(args.partial) + ((token * args.heads + head) * args.splits + split) * (dim + 2);
+                if (part == 0 && rf_acc_column(e) == 0) {
+                    to_row[dim] = most.x[e];
+                    to_row[dim + 1] = total;
+                }
+            } else {
+                factor = total > 0.0f ? factor / total : total;
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < to; j++) {
+                uint32_t c = (part * to + j) * 16 + rf_acc_column(e);
+                if (c < dim) {
+                    to_row[c] = out[j].x[e] * factor;
+                }
+            }
+        }
+    }
+};
+
+// Block x: part of the context; y: key-value head; z: tile of tokens, counted over all sequences.
+template <class Flash>
+RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared) {
+    const uint32_t *start = rf_ptr<const uint32_t>(args.query_start);
+    Flash flash = {args, rf_block_y(), args.heads / args.cache.kv_heads, 0, 0, 0, nullptr};
+    const uint32_t most = Flash::rows / flash.group;
+    uint32_t tile = rf_block_z(), s = 0;
+    for (; s < args.sequences; s++) {
+        uint32_t tiles = (start[s + 1] - start[s] + most - 1) / most;
+        if (tile < tiles) {
+            break;
+        }
+        tile -= tiles;
+    }
+    if (s == args.sequences) {
+        return;
+    }
+    flash.sequence = s;
+    flash.first = start[s] + tile * most;
+    flash.tokens = rf_min(most, start[s + 1] - flash.first);
+    flash.table = rf_ptr<const uint32_t>(args.block_tables) + uint64_t(s) * args.max_blocks;
+    if (rf_ptr<const uint32_t>(args.context_lens)[s] == 0) {
+        const uint32_t dim = args.cache.value_dim, width = flash.group * dim;
+        for (uint32_t i = rf_thread(); i < flash.tokens * width && rf_block_x() == 0; i += Flash::threads) {
+            uint64_t token = flash.first + i / width;
+            rf_ptr<float>(args.out)[token * args.out_stride + flash.kv_head * width + i % width] = 0.0f;
+        }
+        if (args.splits > 1) {
+            for (uint32_t i = rf_thread(); i < flash.tokens * flash.group; i += Flash::threads) {
+                uint64_t row = (flash.first + i / flash.group) * uint64_t(args.heads) + flash.kv_head * flash.group + i % flash.group;
+                float *part = rf_ptr<float>(args.partial) + (row * args.splits + rf_block_x()) * (dim + 2);
+                part[dim] = -RF_INF;
+                part[dim + 1] = 0.0f;
+            }
+        }
+        return;
+    }
+    flash.run(shared, rf_block_x());
+}

@@ -1,0 +1,307 @@
+// Products of a quantised matrix with many vectors through the matrix units.
+//
+// A block computes BM vectors by BN rows. In each step it takes BK elements of every row: the weights' units are loaded a step
+// ahead into registers, dequantised to f16 into shared memory, and multiplied there with the f16 activations. The order of k within
+// a step is that of the format's units, the same for weights and activations, so that no format needs its elements in order.
+#pragma once
+
+#include "formats.h"
+#include "matrix.h"
+
+constexpr uint32_t RF_GEMM_THREADS = 256;
+
+// Groups of 16 plain elements.
+template <uint32_t format>
+struct RfPlainFormat {
+    static constexpr uint32_t block = 16, units = 1, groups = 1;
+    struct Raw {
+        rf_u32x4 q[2];
+    };
+    RF_MEMBER uint32_t offset(uint32_t, uint32_t) { return 0; }
+    RF_MEMBER Raw load(const RfPlanes &p, uint64_t b, uint32_t) {
+        const rf_u32x4 *q = rf_plane<rf_u32x4>(p, 0, 2 * b);
+        return {{rf_stream(q), rf_stream(q + 1)}};
+    }
+};
+template <>
+struct RfFormat<RF_F16> : RfPlainFormat<RF_F16> {};
+template <>
+struct RfFormat<RF_BF16> : RfPlainFormat<RF_BF16> {};
+
+RF_FN void rf_store_words(uint16_t *to, const uint32_t (&w)[8]) {
+    rf_u32x4 *out = reinterpret_cast<rf_u32x4 *>(to);
+    out[0] = {w[0], w[1], w[2], w[3]};
+    out[1] = {w[4], w[5], w[6], w[7]};
+}
+
+// A unit's values as f16, group g to `to + 16 * g`.
+template <uint32_t format>
+RF_FN void rf_store_unit(uint16_t *to, const typename RfFormat<format>::Raw &raw, uint32_t unit) {
+    typedef RfFormat<format> F;
+    if constexpr (format == RF_F16 || format == RF_BF16) {
+        uint32_t w[8] = {raw.q[0].x, raw.q[0].y, raw.q[0].z, raw.q[0].w, raw.q[1].x, raw.q[1].y, raw.q[1].z, raw.q[1].w};
+        if constexpr (format == RF_BF16) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                w[i] = rf_pack_halves(rf_float(w[i] << 16), rf_float(w[i] & 0xffff0000u));
+            }
+        }
+        rf_store_words(to, w);
+    } else {
+        uint32_t codes[F::groups][4];
+        float scale[F::groups], minimum[F::groups];
+        F::unpack(raw, unit, codes, scale, minimum);
+#pragma unroll
+        for (uint32_t g = 0; g < F::groups; g++) {
+            uint32_t s = rf_pack_halves(scale[g], scale[g]), m = rf_pack_halves(minimum[g], minimum[g]);
+            uint32_t w[8];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                // Byte b, shifted to be unsigned, under the exponent of 1024 is 1024 + 128 + b; the sum takes that off exactly.
+                uint32_t q = codes[g][i] ^ 0x80808080u;
+                uint32_t low = rf_byte_permute(q, 0x64646464u, 0x4140), high = rf_byte_permute(q, 0x64646464u, 0x4342);
+                w[2 * i] = rf_fma_halves(rf_add_halves(low, 0xe480e480u), s, m);
+                w[2 * i + 1] = rf_fma_halves(rf_add_halves(high, 0xe480e480u), s, m);
+            }
+            rf_store_words(to + 16 * g, w);
+        }
+    }
+}
+
+// BM x BN per block, BK elements per step, and WK waves that share a tile by k; the others split BM in two and BN.
+// `depth` steps of weights are under way at once.
+template <uint32_t format, uint32_t BM, uint32_t BN, uint32_t BK, uint32_t WK, uint32_t depth>
+struct RfGemm {
+    typedef RfFormat<format> F;
+    static constexpr uint32_t waves = RF_GEMM_THREADS / RF_WAVE;
+    static constexpr uint32_t wm = BM >= 32 ? 2 : 1, wn = waves / wm / WK;
+    static constexpr uint32_t tm = BM / wm / 16, tn = BN / wn / 16; // tiles of a wave
+    static constexpr uint32_t stride = BK + 8;                     // of shared rows, against bank conflicts
+    static constexpr uint32_t units = BK / 16 / F::groups;          // of a row in a step
+    static constexpr uint32_t weights = (BN * units + RF_GEMM_THREADS - 1) / RF_GEMM_THREADS;
+    static constexpr uint32_t chunks = BM * BK / 8 / RF_GEMM_THREADS; // of 8 activations
+    static_assert(BM * BK % (8 * RF_GEMM_THREADS) == 0 && tm > 0 && tn > 0, "tiles");
+
+    struct Shared {
+        alignas(16) uint16_t x[BM * stride];
+        alignas(16) uint16_t w[BN * stride];
+    };
+
+    // What of a step a lane holds until the shared tiles are free.
+    struct Weights {
+        typename F::Raw raw[weights];
+    };
+    struct Activations {
+        rf_u32x4 x[chunks];
+    };
+
+    const RfGemmArgs &args;
+    uint64_t first_row;     // in the matrix
+    uint32_t rows, columns; // of the matrix
+    uint32_t n0;
+    const uint32_t *items;  // of this block's vectors, or 0: m0 ..
+    uint32_t m0, vectors;   // the first vector, and how many of them there are
+
+    RF_METHOD uint32_t item(uint32_t m) const { return items ? items[m0 + m] : m0 + m; }
+    RF_METHOD uint32_t x_row(uint32_t m) const {
+        uint32_t i = item(m);
+        return args.shared ? i / args.slots : i;
+    }
+
+    RF_METHOD void load(Weights &held, uint32_t step) const {
+        const uint32_t total = columns / F::block * F::units;
+#pragma unroll
+        for (uint32_t i = 0; i < weights; i++) {
+            uint32_t at = i * RF_GEMM_THREADS + rf_thread();
+            uint32_t row = rf_min(n0 + at / units, rows - 1), unit = rf_min(step * units + at % units, total - 1);
+            if (BN * units % RF_GEMM_THREADS == 0 || at < BN * units) {
+                uint64_t block = (first_row + row) * (columns / F::block) + unit / F::units;
+                held.raw[i] = F::load(args.weight, block, unit % F::units);
+            }
+        }
+    }
+
+    RF_METHOD void load(Activations &held, uint32_t step) const {
+        const uint32_t total = columns / F::block * F::units;
+#pragma unroll
+        for (uint32_t i = 0; i < chunks; i++) {
+            uint32_t at = i * RF_GEMM_THREADS + rf_thread();
+            uint32_t m = at / (BK / 8), within = at % (BK / 8), group = within / 2;
+            uint32_t unit = step * units + group / F::groups;
+            held.x[i] = {0, 0, 0, 0};
+            if (m < vectors && unit < total) {
+                uint32_t c = unit / F::units * F::block + F::offset(unit % F::units, group % F::groups) + within % 2 * 8;
+                const uint16_t *x = rf_ptr<const uint16_t>(args.x) + uint64_t(x_row(m)) * args.x_stride + c;
+                held.x[i] = *reinterpret_cast<const rf_u32x4 *>(x);
+            }
+        }
+    }
+
+    RF_METHOD void store(const Weights &held, const Activations &x, Shared &shared, uint32_t step) const {
+        const uint32_t total = columns / F::block * F::units;
+#pragma unroll
+        for (uint32_t i = 0; i < weights; i++) {
+            uint32_t at = i * RF_GEMM_THREADS + rf_thread();
+            // Beyond the last unit the activations are 0, and the weights are the last unit's, finite if it is.
+            uint32_t unit = rf_min(step * units + at % units, total - 1);
+            if (BN * units % RF_GEMM_THREADS == 0 || at < BN * units) {
+                uint16_t *to = shared.w + at / units * stride + at % units * 16 * F::groups;
+                rf_store_unit<format>(to, held.raw[i], unit % F::units);
+            }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < chunks; i++) {
+            uint32_t at = i * RF_GEMM_THREADS + rf_thread();
+            uint16_t *to = shared.x + at / (BK / 8) * stride + at % (BK / 8) * 8;
+            *reinterpret_cast<rf_u32x4 *>(to) = x.x[i];
+        }
+    }
+
+    RF_METHOD void run(Shared &shared) const {
+        const uint32_t wave = rf_wave();
+        const uint32_t k0 = wave % WK, n_at = wave / WK % wn * tn * 16, m_at = wave / WK / wn * tm * 16;
+        RfAcc acc[tm][tn] = {};
+        Weights held[depth];
+        Activations x;
+        const uint32_t steps = (columns + BK - 1) / BK;
+        load(x, 0);
+#pragma unroll
+        for (uint32_t d = 0; d < depth; d++) {
+            load(held[d], rf_min(d, steps - 1));
+        }
+        for (uint32_t first = 0; first < steps; first += depth) {
+#pragma unroll
+            for (uint32_t d = 0; d < depth; d++) {
+                const uint32_t step = first + d;
+                if (step < steps) {
+                    store(held[d], x, shared, step);
+                    rf_barrier();
+                    load(x, rf_min(step + 1, steps - 1));
+                    load(held[d], rf_min(step + depth, steps - 1));
+                    multiply(acc, shared, k0, n_at, m_at);
+                    rf_barrier();
+                }
+            }
+        }
+        if (WK > 1) {
+            reduce(acc, shared, k0, n_at, m_at);
+        }
+        if (k0 == 0) {
+            finish(acc, n_at, m_at);
+        }
+    }
+
+    RF_METHOD void multiply(RfAcc (&acc)[tm][tn], const Shared &shared, uint32_t k0, uint32_t n_at, uint32_t m_at) const {
+        RF_UNROLL_K
+        for (uint32_t k = 0; k < BK / 16 / WK; k++) {
+            const uint32_t at = (k * WK + k0) * 16;
+            RfTileB b[tn];
+#pragma unroll
+            for (uint32_t j = 0; j < tn; j++) {
+                b[j] = rf_load_b(shared.w + (n_at + 16 * j) * stride + at, stride);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < tm; i++) {
+                RfTileA a = rf_load_a(shared.x + (m_at + 16 * i) * stride + at, stride);
+#pragma unroll
+                for (uint32_t j = 0; j < tn; j++) {
+                    rf_multiply(acc[i][j], a, b[j]);
+                }
+            }
+        }
+    }
+
+    // Sums the tiles of waves that took different k, through the shared tiles, which are free by now.
+    RF_METHOD void reduce(RfAcc (&acc)[tm][tn], Shared &shared, uint32_t k0, uint32_t n_at, uint32_t m_at) const {
+        float *sums = reinterpret_cast<float *>(&shared);
+        static_assert(WK == 1 || sizeof(Shared) >= BM * BN * 4, "room for the sums");
+        for (uint32_t turn = WK - 1; turn > 0; turn--) {
+#pragma unroll
+            for (uint32_t i = 0; i < tm; i++) {
+#pragma unroll
+                for (uint32_t j = 0; j < tn; j++) {
+#pragma unroll
+                    for (uint32_t e = 0; e < RF_ACC; e++) {
+                        float *at = sums + (m_at + 16 * i + rf_acc_row(e)) * BN + n_at + 16 * j + rf_acc_column(e);
+                        if (k0 == turn) {
+                            *at = turn == WK - 1 ? acc[i][j].x[e] : *at + acc[i][j].x[e];
+                        }
+                    }
+                }
+            }
+            rf_barrier();
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < tm; i++) {
+#pragma unroll
+            for (uint32_t j = 0; j < tn; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    acc[i][j].x[e] += sums[(m_at + 16 * i + rf_acc_row(e)) * BN + n_at + 16 * j + rf_acc_column(e)];
+                }
+            }
+        }
+    }
+
+    RF_METHOD void finish(const RfAcc (&acc)[tm][tn], uint32_t n_at, uint32_t m_at) const {
+        const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
+        const float *powers = rf_ptr<const float>(args.powers);
+        float *out = rf_ptr<float>(args.out);
+#pragma unroll
+        for (uint32_t i = 0; i < tm; i++) {
+#pragma unroll
+            for (uint32_t e = 0; e < RF_ACC; e++) {
+                uint32_t m = m_at + 16 * i + rf_acc_row(e);
+                if (m >= vectors) {
+                    continue;
+                }
+                uint64_t to = item(m);
+                float power = powers[x_row(m)];
+#pragma unroll
+                for (uint32_t j = 0; j < tn; j++) {
+                    uint32_t n = n0 + n_at + 16 * j + rf_acc_column(e);
+                    if (n < rows) {
+                        float y = acc[i][j].x[e] * power;
+                        y = bias ? y + bias[first_row + n] : y;
+                        y = residual ? y + residual[to * args.residual_stride + n] : y;
+                        out[to * args.out_stride + n] = y;
+                    }
+                }
+            }
+        }
+    }
+};
+
+template <class Gemm>
+RF_FN void rf_gemm(const RfGemmArgs &args, uint32_t bm, uint32_t bn, typename Gemm::Shared &shared) {
+    uint32_t tile = rf_block_y();
+    Gemm gemm = {args, 0, args.rows, args.columns, rf_block_x() * bn, nullptr, tile * bm, 0};
+    if (args.tiles) {
+        // Tile: expert, first of its items in `sorted`, how many.
+        const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
+        gemm.first_row = uint64_t(t[0]) * args.rows;
+        gemm.items = rf_ptr<const uint32_t>(args.sorted);
+        gemm.m0 = t[1];
+        gemm.vectors = t[2];
+    } else {
+        gemm.vectors = rf_min(args.items - gemm.m0, bm);
+    }
+    if (gemm.vectors > 0) {
+        gemm.run(shared);
+    }
+}
+
+template <uint32_t format>
+using RfGemmLarge = RfGemm<format, 128, 128, 64, 1, 1>;
+template <uint32_t format>
+using RfGemmSmall = RfGemm<format, 32, 32, 256, 256 / RF_WAVE / 2, 3>;
+
+#define RF_GEMM(name, format)                                                                                          \
+    RF_KERNEL_DENSE(rf_gemm_##name##_128, RfGemmArgs, RF_GEMM_THREADS, 2) {                                            \
+        RF_SHARED RfGemmLarge<format>::Shared shared;                                                                  \
+        rf_gemm<RfGemmLarge<format>>(args, 128, 128, shared);                                                          \
+    }                                                                                                                  \
+    RF_KERNEL_DENSE(rf_gemm_##name##_32, RfGemmArgs, RF_GEMM_THREADS, 2) {                                             \
+        RF_SHARED RfGemmSmall<format>::Shared shared;                                                                  \
+        rf_gemm<RfGemmSmall<format>>(args, 32, 32, shared);                                                            \
+    }
