@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ pub fn run(args: &[&str], input: &str) -> Output {
 /// A host that serves on a free port.
 pub struct Server {
     child: Child,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
     /// Sent with every request.
     key: Option<String>,
     /// `127.0.0.1:PORT`
@@ -67,7 +68,7 @@ impl Server {
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
         let key = keys.first().map(|k| (*k).to_owned());
-        let mut server = Server { child, log, key, address: String::new() };
+        let mut server = Server { child, log: Mutex::new(log), key, address: String::new() };
         let line = server.wait_for("listening address=");
         let address = line.rsplit("address=").next().expect("the part after it");
         server.address = address.trim().to_owned();
@@ -79,7 +80,8 @@ impl Server {
     pub fn wait_for(&self, text: &str) -> String {
         let end = Instant::now() + PATIENCE;
         let mut seen = vec![];
-        while let Ok(line) = self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        let log = self.log.lock().expect("no other reader has failed");
+        while let Ok(line) = log.recv_timeout(end.saturating_duration_since(Instant::now())) {
             if line.contains(text) {
                 return line;
             }
