@@ -6,6 +6,7 @@ mod commands;
 mod draft;
 mod memory;
 mod models;
+mod served;
 mod setup;
 
 use std::process::ExitCode;

@@ -17,9 +17,27 @@ pub fn available() -> Option<u64> {
     Some(cgroup.map_or(kib * 1024, |c| c.min(kib * 1024)))
 }
 
-/// Blocks for each cache group of a served model: as the settings say, else what the free memory of each device
-/// allows, of the processor's a quarter.
-pub fn cache_blocks(executable: &Executable, context: usize, settings: &SchedulerSettings) -> Result<Vec<u64>> {
+/// Memory that a served model takes.
+pub struct Need {
+    /// Blocks for each cache group.
+    pub blocks: Vec<u64>,
+    /// Bytes in all: weights in the file and beside it, activations, and the KV cache.
+    pub bytes: u64,
+}
+
+/// How the memory of a served model is divided: the KV cache gets as much as the settings say, else what the free memory of
+/// each device allows, of the processor's a quarter, but no more than what `room` bytes leave beside the weights, of which
+/// `weights` are in the file.
+pub fn plan(
+    executable: &Executable,
+    weights: u64,
+    context: usize,
+    settings: &SchedulerSettings,
+    room: Option<u64>,
+) -> Result<Need> {
+    let memory = executable.memory();
+    let fixed = weights.saturating_add(memory.weights).saturating_add(memory.activations);
+    let left = room.map_or(u64::MAX, |room| room.saturating_sub(fixed));
     let (program, limits, costs) = (executable.program(), executable.limits(), &executable.memory().cache_block);
     let mut blocks = vec![u64::MAX; costs.len()];
     match settings.kv_cache_mib {
@@ -30,7 +48,7 @@ pub fn cache_blocks(executable: &Executable, context: usize, settings: &Schedule
                 for (&group, &bytes) in groups.iter().zip(segment.memory().cache_block.iter()) {
                     own[group] = bytes;
                 }
-                let fits = plan_cache(program, limits, &own, context, budget(segment)?)?;
+                let fits = plan_cache(program, limits, &own, context, budget(segment)?.min(left))?;
                 // Blocks of a group are numbered alike on all devices, so the smallest device decides.
                 groups.iter().for_each(|&g| blocks[g] = blocks[g].min(fits[g]));
             }
@@ -44,7 +62,7 @@ pub fn cache_blocks(executable: &Executable, context: usize, settings: &Schedule
         let id = segment.device()?.map_or_else(String::new, |d| d.id);
         tracing::info!("KV cache on {} {id}: {} MiB", segment.backend().name(), own.sum::<u64>() >> 20);
     }
-    Ok(blocks)
+    Ok(Need { blocks, bytes: fixed.saturating_add(bytes) })
 }
 
 /// Bytes that the cache may take on the device of a segment whose weights are loaded.

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rocmforge_engine::{EngineConfig, EngineHandle, Runner};
-use rocmforge_loader::config::ModelEntry;
+use rocmforge_loader::config::{LoadTime, ModelEntry};
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
-
+use rocmforge_server::ModelFacts;
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::args::ModelArgs;
-use crate::{draft, memory};
+use crate::{draft, memory, served};
 
 /// The model that the arguments mean, with the name that clients use for it.
 pub fn select(config: &Config, args: &ModelArgs) -> Result<(String, ModelEntry)> {
@@ -28,6 +28,7 @@ pub fn select(config: &Config, args: &ModelArgs) -> Result<(String, ModelEntry)>
     };
     entry.architecture = args.architecture.clone().or(entry.architecture);
     entry.context_length = args.context_length.or(entry.context_length);
+    entry.load = LoadTime::Start;
     Ok((name, entry))
 }
 
@@ -128,9 +129,11 @@ pub struct Running {
     pub block_size: usize,
     /// Source of the chat template, where it has one.
     pub template_source: Option<String>,
+    /// What people ask of it.
+    pub facts: ModelFacts,
 }
 
-/// Loads a model and starts its engine for so many sequences at once.
+/// Loads a model and starts its engine for so many sequences at once, in `room` bytes of memory.
 pub fn start(
     config: &Config,
     plugins: &Arc<Plugins>,
@@ -138,6 +141,7 @@ pub fn start(
     entry: &ModelEntry,
     no_fallback: bool,
     sequences: usize,
+    room: Option<u64>,
 ) -> Result<Running> {
     let compile = compile_options(config, config.scheduler.max_step_tokens.get(), sequences);
     let model = load(config, plugins, name, entry, no_fallback, compile)?;
@@ -156,8 +160,11 @@ pub fn start(
         );
     }
     let defaults = EngineConfig::default();
+    let weights = model.placement.rows.iter().map(|r| r.weight_bytes).sum();
+    let need = memory::plan(&model.executable, weights, context as usize, &config.scheduler, room)?;
+    let facts = served::facts(&model, need.bytes);
     let engine_config = EngineConfig {
-        cache_blocks: memory::cache_blocks(&model.executable, context as usize, &config.scheduler)?,
+        cache_blocks: need.blocks,
         max_queue: config.scheduler.max_queue,
         max_wait: seconds(config.scheduler.max_queue_seconds),
         max_time: seconds(config.scheduler.max_request_seconds),
@@ -172,7 +179,7 @@ pub fn start(
     let limits = model.executable.limits();
     let (max_sequences, block_size) = (limits.max_sequences.min(limits.max_tokens), limits.block_size);
     let engine = EngineHandle::start_with_drafter(model.executable, drafter, tokenizer.clone(), &engine_config)?;
-    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source })
+    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source, facts })
 }
 
 fn seconds(number: Option<NonZeroU32>) -> Option<Duration> {

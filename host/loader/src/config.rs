@@ -141,6 +141,20 @@ pub struct ModelEntry {
     pub prompt_lookup: bool,
     /// Most tokens to guess in a row; absent: 8.
     pub draft_tokens: Option<NonZeroUsize>,
+    /// When the server loads it.
+    #[serde(default)]
+    pub load: LoadTime,
+}
+
+/// When the server loads a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadTime {
+    /// Before it is ready.
+    #[default]
+    Start,
+    /// When a request names it.
+    Use,
 }
 
 /// Batching and memory.
@@ -200,12 +214,23 @@ pub struct ServerSettings {
     /// File of the API keys that requests must have one of, relative to `plugins.toml`; absent: only those of the
     /// environment variable `ROCMFORGE_API_KEYS`, and without that none is needed.
     pub api_keys_file: Option<PathBuf>,
+    /// File of the certificate chain in PEM, relative to `plugins.toml`; absent: no TLS.
+    pub tls_certificate: Option<PathBuf>,
+    /// File of its private key in PEM, relative to `plugins.toml`.
+    pub tls_key: Option<PathBuf>,
+    /// Most connections at a time; more wait to be accepted.
+    pub max_connections: NonZeroUsize,
     /// Largest request body, MiB.
     pub max_body_mib: NonZeroUsize,
     /// Seconds that running requests get to finish after a signal to stop.
     pub shutdown_seconds: u64,
     /// Most tokens that a request without a limit of its own gets; absent: the rest of the context.
     pub default_max_tokens: Option<NonZeroU32>,
+    /// Memory for all models together, MiB: where the next one would not fit, the least recently used are unloaded.
+    /// Absent: models stay loaded.
+    pub models_memory_mib: Option<NonZeroUsize>,
+    /// Seconds that a request waits for a model that is being loaded.
+    pub model_wait_seconds: u64,
 }
 
 impl Default for ServerSettings {
@@ -216,9 +241,14 @@ impl Default for ServerSettings {
             allowed_hosts: vec![],
             cors_origins: vec![],
             api_keys_file: None,
+            tls_certificate: None,
+            tls_key: None,
+            max_connections: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN),
             max_body_mib: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
             shutdown_seconds: 30,
             default_max_tokens: None,
+            models_memory_mib: None,
+            model_wait_seconds: 60,
         }
     }
 }
@@ -282,7 +312,8 @@ impl Config {
             model.chat_template.iter_mut().for_each(resolve);
             model.draft_model.iter_mut().for_each(resolve);
         }
-        config.server.api_keys_file.iter_mut().for_each(resolve);
+        let ServerSettings { api_keys_file, tls_certificate, tls_key, .. } = &mut config.server;
+        [api_keys_file, tls_certificate, tls_key].into_iter().flatten().for_each(resolve);
         config.file = Some(file.to_owned());
         Ok(config)
     }

@@ -42,6 +42,7 @@ fn mistakes_are_reported_with_file_line_and_key() {
     check("[[plugins]]\nname = \"cpu\"\npath = \"x.so\"", 1, &["plugins", "name", "path"]);
     check("[models.tiny]\ncontext_length = 10", 1, &["path"]);
     check("[models.tiny]\npath = \"m.gguf\"\ncontext_length = 0", 3, &["context_length", "nonzero"]);
+    check("[models.tiny]\npath = \"m.gguf\"\nload = \"later\"", 3, &["load", "later", "start", "use"]);
     check("[models.tiny]\npath = \"m.gguf\"\ncontext = 10", 3, &["context", "context_length"]);
     check("[server]\nport = 1\nport = 2", 3, &["port", "duplicate"]);
     check("[server\nport = 1", 1, &[]);

@@ -166,6 +166,12 @@ pub enum ApiError {
     /// Models are being loaded.
     #[error("the server is loading; try again later")]
     Loading,
+    /// A model is being loaded.
+    #[error("the model `{0}` is loading; try again later")]
+    ModelLoading(String),
+    /// A model could not be loaded.
+    #[error("the model `{0}` cannot be loaded; the server's log says why")]
+    LoadFailed(String),
     /// The server stops.
     #[error("the server is shutting down; try again later")]
     Draining,
@@ -208,8 +214,10 @@ impl ApiError {
             ApiError::NoKey | ApiError::WrongKey => StatusCode::UNAUTHORIZED,
             ApiError::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             ApiError::OutOfTime(_) => StatusCode::GATEWAY_TIMEOUT,
-            ApiError::Loading | ApiError::Draining | ApiError::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
-            ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiError::Loading | ApiError::ModelLoading(_) | ApiError::Draining | ApiError::Unhealthy(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            ApiError::LoadFailed(_) | ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -239,7 +247,8 @@ impl ApiError {
             ApiError::WrongKey => "invalid_api_key",
             ApiError::Overloaded { .. } => "queue_full",
             ApiError::OutOfTime(_) => "deadline_exceeded",
-            ApiError::Loading => "model_loading",
+            ApiError::Loading | ApiError::ModelLoading(_) => "model_loading",
+            ApiError::LoadFailed(_) => "model_load_failed",
             ApiError::Draining => "server_draining",
             ApiError::Unhealthy(_) => "engine_unhealthy",
             ApiError::Internal(_) => "internal_error",

@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod base64;
+mod catalog;
 mod error;
 mod generation;
 mod http;
 mod metrics;
+mod page;
 mod params;
 mod recorder;
 mod requests;
@@ -20,6 +23,7 @@ mod tokens;
 mod wire;
 mod workers;
 
+pub use catalog::{ModelLoader, ModelOffer, ModelState};
 pub use error::{ApiError, ServerError};
 pub use serve::{bind, serve};
-pub use state::{AppState, Readiness, ServedModel};
+pub use state::{AppState, ModelFacts, PluginFacts, Readiness, ServedModel};

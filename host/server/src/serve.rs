@@ -7,18 +7,24 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rocmforge_loader::config::ServerSettings;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 use crate::error::{ServerError, local_address};
 use crate::http::access::MAX_HEADERS;
+use crate::http::patience::Patient;
+use crate::http::tls;
 use crate::routes::router;
 use crate::state::AppState;
 
 /// How long a client may take to send headers; also how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may not read what it is sent; longer than the engine waits before it gives the request up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(90);
 const MAX_HEADER_LINES: usize = 100;
 /// What answers get to say that they were cancelled, and connections to be closed, when the time to drain is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -53,8 +59,14 @@ pub async fn serve(
 ) -> Result<(), ServerError> {
     let address = local_address(&listener)?;
     let router = router(state.clone(), address)?;
+    let tls = tls::acceptor(&state.settings)?;
+    if tls.is_some() {
+        tracing::info!("connections need TLS");
+    }
     tracing::info!(%address, "listening");
     let closing = watch::Sender::new(false);
+    let most = state.settings.max_connections.get().min(Semaphore::MAX_PERMITS);
+    let mut door = Door { listener, router, tls, places: Arc::new(Semaphore::new(most)), closing: closing.clone() };
     let mut connections = JoinSet::new();
     let stop = async {
         shutdown.await;
@@ -71,8 +83,8 @@ pub async fn serve(
             idle(LAST_WORDS).await;
         }
     };
-    accept(&listener, router, &closing, &mut connections, stop).await;
-    drop(listener);
+    door.accept(&mut connections, stop).await;
+    drop(door);
     closing.send_replace(true);
     let deadline = Instant::now() + LAST_WORDS;
     while let Ok(Some(_)) = timeout_at(deadline, connections.join_next()).await {}
@@ -81,40 +93,68 @@ pub async fn serve(
     Ok(())
 }
 
-/// Accepts connections until `stop` completes.
-async fn accept(
-    listener: &TcpListener,
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
     router: Router,
-    closing: &watch::Sender<bool>,
-    connections: &mut JoinSet<()>,
-    stop: impl Future<Output = ()>,
-) {
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        tokio::select! {
-            () = &mut stop => return,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), closing.subscribe()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+    tls: Option<TlsAcceptor>,
+    /// One for each connection that may be open.
+    places: Arc<Semaphore>,
+    closing: watch::Sender<bool>,
+}
+
+impl Door {
+    /// Accepts connections until `stop` completes.
+    async fn accept(&mut self, connections: &mut JoinSet<()>, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                Some(_) = connections.join_next() => {}
+                accepted = self.next() => match accepted {
+                    Ok((stream, place)) => {
+                        let (router, tls, closing) = (self.router.clone(), self.tls.clone(), self.closing.subscribe());
+                        connections.spawn(connection(stream, router, tls, closing, place));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
         }
+    }
+
+    async fn next(&self) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let place = self.places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+        Ok((self.listener.accept().await?.0, place))
     }
 }
 
 /// Serves one connection, and ends it after its current request once the server closes.
-async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    closing: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+) {
     // Tokens are sent as they come. Without it they only come later.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return requests(stream, router, closing).await };
+    match timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => requests(stream, router, closing).await,
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
+        Err(_) => tracing::debug!("no TLS connection in time"),
+    }
+}
+
+async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, mut closing: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     // Headers that are a little too large still get an answer of ours.
     builder.max_headers(MAX_HEADER_LINES).max_buf_size(8 * MAX_HEADERS);
+    let stream = Patient::new(stream, WRITE_TIMEOUT);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     let closed = async {

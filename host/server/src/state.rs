@@ -1,11 +1,15 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rocmforge_engine::EngineHandle;
+use rocmforge_loader::PlacementRow;
 use rocmforge_loader::config::ServerSettings;
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
+use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::catalog::{ModelLoader, ModelOffer, Models};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
@@ -31,6 +35,36 @@ pub struct ServedModel {
     pub block_size: usize,
     /// Source of `template`, for those who ask; `None` where the model has none of its own.
     pub template_source: Option<String>,
+    /// What else is told of it.
+    pub facts: ModelFacts,
+}
+
+/// What nothing depends on, but people ask for.
+#[derive(Clone, Debug, Default)]
+pub struct ModelFacts {
+    /// `general.architecture` of its file.
+    pub architecture: String,
+    /// Numbers in all of its weights.
+    pub parameters: u64,
+    /// The type of most of its weights, such as `Q4_K`.
+    pub quantization: String,
+    /// Size of its file, in bytes.
+    pub file_bytes: u64,
+    /// Bytes of memory that it takes: weights, activations and KV cache.
+    pub memory: u64,
+    /// Where it runs.
+    pub placement: Vec<PlacementRow>,
+}
+
+/// A plugin, for those who ask what there is.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginFacts {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Backends with their devices, and architectures.
+    pub provides: Vec<String>,
 }
 
 /// Whether requests are served.
@@ -44,26 +78,6 @@ pub enum Readiness {
     Draining,
 }
 
-/// The models by name. Reading never waits for more than an insertion.
-#[derive(Default)]
-pub(crate) struct Models(RwLock<BTreeMap<String, Arc<ServedModel>>>);
-
-impl Models {
-    pub(crate) fn all(&self) -> Vec<Arc<ServedModel>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    pub(crate) fn get(&self, id: &str) -> Option<Arc<ServedModel>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
-    }
-}
-
-impl std::fmt::Debug for Models {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.all().iter().map(|m| &m.id)).finish()
-    }
-}
-
 /// What the server serves. Starts as [`Readiness::Loading`], without models.
 #[derive(Debug)]
 pub struct AppState {
@@ -72,6 +86,8 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) workers: Workers,
     pub(crate) requests: Requests,
+    pub(crate) started: Instant,
+    plugins: OnceLock<Vec<PluginFacts>>,
     readiness: watch::Sender<Readiness>,
     /// Requests between their headers and the end of their answers.
     pub(crate) in_flight: watch::Sender<usize>,
@@ -82,13 +98,21 @@ pub struct AppState {
 impl AppState {
     /// A state without models.
     pub fn new(settings: ServerSettings) -> AppState {
-        let models: Arc<Models> = Arc::default();
+        AppState::with_loader(settings, None)
+    }
+
+    /// A state whose models `loader` loads when they are needed.
+    pub fn with_loader(settings: ServerSettings, loader: Option<Arc<dyn ModelLoader>>) -> AppState {
+        let limit = settings.models_memory_mib.map(|mib| (mib.get() as u64).saturating_mul(1 << 20));
+        let models = Arc::new(Models::new(loader, limit));
         AppState {
             settings,
             metrics: Metrics::new(models.clone()),
             models,
             workers: Workers::new(),
             requests: Requests::default(),
+            started: Instant::now(),
+            plugins: OnceLock::new(),
             readiness: watch::Sender::new(Readiness::Loading),
             in_flight: watch::Sender::new(0),
             cancelled: watch::Sender::new(false),
@@ -99,8 +123,33 @@ impl AppState {
     pub fn add_model(&self, model: ServedModel) {
         // Its series start at 0.
         drop(self.metrics.series(&model.id));
-        let mut models = self.models.0.write().unwrap_or_else(PoisonError::into_inner);
-        models.insert(model.id.clone(), Arc::new(model));
+        self.models.add(model);
+    }
+
+    /// Adds a model that is loaded when a request names it.
+    pub fn offer_model(&self, offer: ModelOffer) {
+        drop(self.metrics.series(&offer.id));
+        self.models.offer(offer);
+    }
+
+    /// Tells which plugins there are; once.
+    pub fn set_plugins(&self, plugins: Vec<PluginFacts>) {
+        // A second list changes nothing: plugins are never unloaded.
+        let _ = self.plugins.set(plugins);
+    }
+
+    pub(crate) fn plugins(&self) -> &[PluginFacts] {
+        self.plugins.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Loads a model that was offered, however long it takes.
+    ///
+    /// # Errors
+    /// It was not offered, or why it cannot be loaded.
+    pub async fn load_model(&self, id: &str) -> Result<(), String> {
+        let loaded = self.models.load(id, Duration::MAX).await;
+        let why = || self.models.slot(id).and_then(|s| s.failure());
+        loaded.map(drop).map_err(|e| why().map_or_else(|| e.to_string(), |why| why.to_string()))
     }
 
     /// Serves requests from now on, unless the server stops already.
@@ -129,25 +178,52 @@ impl AppState {
     }
 
     /// The model for a request that asks for `name`.
+    ///
+    /// # Errors
+    /// It does not exist, or is not in memory: see [`prepare`](Self::prepare).
     pub(crate) fn model(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
         match self.readiness() {
             Readiness::Loading => return Err(ApiError::Loading),
             Readiness::Draining => return Err(ApiError::Draining),
             Readiness::Ready => {}
         }
-        match name.filter(|n| !n.is_empty()) {
-            Some(name) => self.models.get(name).ok_or_else(|| self.not_found(name)),
-            None => match self.models.all().as_slice() {
-                [only] => Ok(only.clone()),
-                [] => Err(self.not_found("")),
-                _ => Err(ApiError::Missing("model".into())),
+        let id = match name.filter(|n| !n.is_empty()) {
+            Some(name) => name.to_string(),
+            None => match self.models.slots().as_slice() {
+                [only] => only.id.clone(),
+                [] => return Err(self.not_found("")),
+                _ => return Err(ApiError::Missing("model".into())),
             },
+        };
+        let slot = self.models.slot(&id).ok_or_else(|| self.not_found(&id))?;
+        self.models.get(&slot.id).ok_or(ApiError::ModelLoading(id))
+    }
+
+    /// Runs work that takes long and needs a model, and loads the model first if it is not in memory.
+    pub(crate) async fn prepare<T: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl Fn(&AppState) -> Result<T, ApiError> + Send + Sync + 'static,
+    ) -> Result<T, ApiError> {
+        let job = Arc::new(job);
+        let run = || {
+            let (state, job) = (self.clone(), job.clone());
+            self.workers.run(move || job(&state))
+        };
+        match run().await {
+            Err(ApiError::ModelLoading(id)) => {
+                let patience = Duration::from_secs(self.settings.model_wait_seconds);
+                // Held so that it is not unloaded before the work is done.
+                let _model = tokio::select! {
+                    model = self.models.load(&id, patience) => model?,
+                    () = self.draining() => return Err(ApiError::Draining),
+                };
+                run().await
+            }
+            result => result,
         }
     }
 
     pub(crate) fn not_found(&self, name: &str) -> ApiError {
-        let ids: Vec<String> = self.models.all().iter().map(|m| m.id.clone()).collect();
-        let known = if ids.is_empty() { "no models".into() } else { ids.join(", ") };
-        ApiError::ModelNotFound { model: name.into(), known }
+        self.models.not_found(name)
     }
 }

@@ -240,7 +240,7 @@ async fn refusals_that_need_a_model() {
 async fn models_are_described() {
     let server = Server::with_model(model(TEXT)).await;
     let expected = json!({"id": "org/parrot", "object": "model", "created": 1_700_000_000u64,
-        "owned_by": "rocmforge", "max_model_len": 256});
+        "owned_by": "rocmforge", "max_model_len": 256, "state": "loaded"});
     assert_eq!(server.get("/v1/models").await.json(), json!({"object": "list", "data": [expected]}));
     assert_eq!(server.get("/v1/models/org/parrot").await.json(), expected);
     assert_eq!(server.get("/v1/models/org%2Fparrot").await.json(), expected);

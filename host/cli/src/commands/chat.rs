@@ -15,7 +15,7 @@ const HELP: &str = "/clear forgets the conversation, /exit or Ctrl-D ends, Ctrl-
 pub fn run(config: &Config, args: &Chat) -> Result<()> {
     let plugins = setup::plugins(config)?;
     let (name, entry) = models::select(config, &args.model)?;
-    let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1)?;
+    let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     let system: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut messages = system.clone();

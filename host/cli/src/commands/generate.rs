@@ -22,7 +22,7 @@ pub fn run(config: &Config, args: &Generate) -> Result<()> {
     let plugins = setup::plugins(config)?;
     let (name, mut entry) = models::select(config, &args.model)?;
     args.speculation.apply(&mut entry);
-    let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1)?;
+    let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1, None)?;
     let prompt = match args.chat {
         true => chat_prompt(&running, &[json!({"role": "user", "content": text})])?,
         false => running.tokenizer.encode_prompt(&text),

@@ -1,14 +1,17 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rocmforge_loader::Config;
 use rocmforge_loader::config::ModelEntry;
-use rocmforge_loader::{Config, Plugins};
-use rocmforge_server::{AppState, ServedModel};
+use rocmforge_server::AppState;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::args::{ModelArgs, Serve};
+use crate::served::Loader;
 use crate::{models, setup};
 
 pub fn run(config: &mut Config, args: &Serve) -> Result<()> {
@@ -18,45 +21,54 @@ pub fn run(config: &mut Config, args: &Serve) -> Result<()> {
     if let Some(port) = args.port {
         config.server.port = port;
     }
+    allow_connections();
     let mut wanted = wanted(config, &args.model)?;
-    wanted.iter_mut().for_each(|(_, entry)| args.speculation.apply(entry));
+    wanted.values_mut().for_each(|entry| args.speculation.apply(entry));
     let plugins = setup::plugins(config)?;
     plugins.require_backend()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")?;
-    let result = runtime.block_on(serve(config, plugins, wanted, args.model.no_fallback));
-    if result.is_err() {
-        // A server that cannot start does not wait for models that are still being loaded.
-        runtime.shutdown_background();
-    }
+    let result = runtime.block_on(serve(config, Loader::new(config, plugins, args.model.no_fallback, wanted)));
+    // Loading a model cannot be interrupted, and nobody waits for its result any more.
+    runtime.shutdown_background();
     result
 }
 
+/// Every connection needs a descriptor, of which shells give 1024 where the system allows far more.
+fn allow_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// The model of the command line, else every model of the configuration.
-fn wanted(config: &Config, args: &ModelArgs) -> Result<Vec<(String, ModelEntry)>> {
-    if args.model.is_some() || config.models.len() == 1 {
-        return Ok(vec![models::select(config, args)?]);
+fn wanted(config: &Config, args: &ModelArgs) -> Result<BTreeMap<String, ModelEntry>> {
+    if args.model.is_some() {
+        return Ok(BTreeMap::from([models::select(config, args)?]));
     }
     if config.models.is_empty() {
         bail!("no model to serve; give --model FILE, or list models in plugins.toml");
     }
-    Ok(config.models.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect())
+    if let [(name, entry)] = config.models.iter().collect::<Vec<_>>()[..] {
+        let (_, selected) = models::select(config, args)?;
+        return Ok(BTreeMap::from([(name.clone(), ModelEntry { load: entry.load, ..selected })]));
+    }
+    Ok(config.models.clone())
 }
 
-async fn serve(
-    config: &Config,
-    plugins: Arc<Plugins>,
-    wanted: Vec<(String, ModelEntry)>,
-    no_fallback: bool,
-) -> Result<()> {
+async fn serve(config: &Config, loader: Loader) -> Result<()> {
     let listener = rocmforge_server::bind(&config.server).await?;
-    let state = Arc::new(AppState::new(config.server.clone()));
+    let loader = Arc::new(loader);
+    let state = Arc::new(AppState::with_loader(config.server.clone(), Some(loader.clone())));
     let drain = Duration::from_secs(config.server.shutdown_seconds);
     let (failed, loading_failed) = oneshot::channel();
     // Listening starts before loading, so that clients and routers see "loading" instead of a refused connection.
-    let loader = tokio::task::spawn_blocking({
-        let (config, state) = (config.clone(), state.clone());
-        move || {
-            let loaded = load(&config, &plugins, &wanted, no_fallback, &state);
+    let loading = tokio::spawn({
+        let state = state.clone();
+        async move {
+            let loaded = load(&state, loader).await;
             if loaded.is_err() {
                 let _ = failed.send(());
             }
@@ -65,11 +77,10 @@ async fn serve(
     });
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     rocmforge_server::serve(listener, state, stop(terminate, interrupt, loading_failed), drain).await?;
-    if loader.is_finished() {
-        return loader.await.context("loading models")?;
+    if loading.is_finished() {
+        return loading.await.context("loading models")?;
     }
-    // Loading cannot be interrupted and nobody waits for its result any more.
-    std::process::exit(0);
+    Ok(())
 }
 
 /// Completes when the process is asked to stop or nothing could be loaded. A second signal ends the process at once.
@@ -89,27 +100,17 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal, loading_failed: ones
     });
 }
 
-fn load(
-    config: &Config,
-    plugins: &Arc<Plugins>,
-    wanted: &[(String, ModelEntry)],
-    no_fallback: bool,
-    state: &AppState,
-) -> Result<()> {
-    for (name, entry) in wanted {
-        let sequences = config.scheduler.max_sequences.get();
-        let running = models::start(config, plugins, name, entry, no_fallback, sequences)?;
-        state.add_model(ServedModel {
-            id: running.name,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
-            tokenizer: running.tokenizer,
-            template: running.template,
-            context_length: running.engine.context_length(),
-            engine: running.engine,
-            max_sequences: running.max_sequences,
-            block_size: running.block_size,
-            template_source: running.template_source,
-        });
+async fn load(state: &Arc<AppState>, loader: Arc<Loader>) -> Result<()> {
+    let offers = tokio::task::spawn_blocking({
+        let loader = loader.clone();
+        move || loader.offers()
+    });
+    state.set_plugins(loader.plugins());
+    for offer in offers.await.context("reading model files")?? {
+        state.offer_model(offer);
+    }
+    for name in loader.at_start() {
+        state.load_model(&name).await.map_err(anyhow::Error::msg)?;
     }
     state.set_ready();
     tracing::info!("ready");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use rocmforge_loader::config::ServerSettings;
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{ApiError, ServerError};
+use crate::page;
 
 const VARIABLE: &str = "ROCMFORGE_API_KEYS";
 const HASHED: &str = "sha256:";
@@ -127,7 +128,10 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 
 /// Refuses requests without a key, except those to the open routes.
 pub(crate) async fn authenticate(State(keys): State<Arc<ApiKeys>>, request: Request, next: Next) -> Response {
-    let open = request.extensions().get::<MatchedPath>().is_some_and(|route| OPEN.contains(&route.as_str()));
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // A browser cannot send a key before the page that asks for it is there; the page itself tells nothing.
+    let page = route == Some("/") && request.method() == Method::GET && page::is_wanted(request.headers());
+    let open = page || route.is_some_and(|route| OPEN.contains(&route));
     if open {
         return next.run(request).await;
     }

@@ -4,3 +4,5 @@ pub(crate) mod access;
 pub(crate) mod body;
 pub(crate) mod keys;
 pub(crate) mod observe;
+pub(crate) mod patience;
+pub(crate) mod tls;

@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rocmforge_engine::{BlockCounts, EngineStats};
 
 use super::{ModelLabel, VllmLabel};
-use crate::state::{Models, ServedModel};
+use crate::catalog::Models;
+use crate::state::ServedModel;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GroupLabel {

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use crate::state::Models;
+use crate::catalog::Models;
 use engines::{Engines, VllmEngines};
 
 /// A model.

@@ -91,8 +91,7 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
-    let (model, common, requests) = state.workers.run(move || prepare(&job, &body)).await?;
+    let (model, common, requests) = state.prepare(move |state| prepare(state, &body)).await?;
     let usage = UsageCount::new(&requests, common.n);
     let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("chatcmpl-");

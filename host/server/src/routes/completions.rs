@@ -121,9 +121,8 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
     let Job { model, common, requests, echoes } =
-        state.workers.run(move || prepare(&job, CompletionRequest::parse(&body)?)).await?;
+        state.prepare(move |state| prepare(state, CompletionRequest::parse(&body)?)).await?;
     let usage = UsageCount::new(&requests, common.n);
     let scored = common.sampling.logprobs.is_some();
     let pieces: Vec<Pieces> =

@@ -91,8 +91,7 @@ async fn generate(
     stream: bool,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
-    let Job { model, common, requests, .. } = state.workers.run(move || prepare(&job, parse(&body)?)).await?;
+    let Job { model, common, requests, .. } = state.prepare(move |state| prepare(state, parse(&body)?)).await?;
     let usage = UsageCount::new(&requests, 1);
     let id = context.id.clone();
     let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;

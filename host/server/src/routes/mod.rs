@@ -5,6 +5,7 @@ mod completions;
 mod generate;
 mod models;
 mod operations;
+mod status;
 mod tokenizer;
 
 use std::net::SocketAddr;
@@ -31,12 +32,15 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/ready", get(operations::ready))
         .route("/metrics", get(operations::metrics))
         .route("/models", get(models::list))
+        .route("/models/load", post(models::load))
+        .route("/models/unload", post(models::unload))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/generate", post(generate::create))
         .route("/generate/stream", post(generate::stream))
+        .route("/status", get(status::server))
         .route("/status/{*id}", get(generate::status))
         .route("/cancel/{*id}", post(generate::cancel))
         .route("/tokenize", post(tokenizer::tokenize))

@@ -5,26 +5,32 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use rocmforge_engine::SamplingParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
+use crate::page;
 use crate::state::{AppState, Readiness};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) async fn index() -> Json<Value> {
-    Json(json!({
+/// A page for browsers, and a few words for programs.
+pub(super) async fn index(headers: HeaderMap) -> Response {
+    if page::is_wanted(&headers) {
+        return page::response();
+    }
+    let index = json!({
         "name": "ROCmForge",
         "version": env!("CARGO_PKG_VERSION"),
         "api": "/v1",
         "health": "/health",
         "ready": "/ready",
         "metrics": "/metrics",
-    }))
+    });
+    Json(index).into_response()
 }
 
 pub(super) async fn version() -> Json<Value> {
@@ -42,7 +48,8 @@ pub(super) async fn props(
     State(state): State<Arc<AppState>>,
     query: Result<Query<ModelQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let model = state.model(model_of(query)?.as_deref())?;
+    let name = model_of(query)?;
+    let model = state.prepare(move |state| state.model(name.as_deref())).await?;
     let sampling = SamplingParams::default();
     let text = |id: Option<u32>| id.map(|id| model.tokenizer.token_text(id).to_string());
     let params = json!({

@@ -135,12 +135,11 @@ fn piece(bytes: &[u8]) -> Value {
 
 pub(super) async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
-    let answer = move || {
+    let answer = move |state: &AppState| {
         let request = Tokenize::parse(&body)?;
-        request.answer(&*job.model(request.model())?)
+        request.answer(&*state.model(request.model())?)
     };
-    state.workers.run(answer).await.map(Json)
+    state.prepare(answer).await.map(Json)
 }
 
 /// The ids, and which model they are for.
@@ -155,10 +154,9 @@ fn parse_ids(body: &[u8]) -> Result<(Option<String>, Vec<u32>), ApiError> {
 
 pub(super) async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
-    let answer = move || {
+    let answer = move |state: &AppState| {
         let (model, ids) = parse_ids(&body)?;
-        let model = job.model(model.as_deref())?;
+        let model = state.model(model.as_deref())?;
         let size = model.tokenizer.vocab_size();
         if let Some(at) = ids.iter().position(|&id| id as usize >= size) {
             return Err(ApiError::invalid(format!("tokens[{at}]"), format!("a token below {size}"), ids[at]));
@@ -167,7 +165,7 @@ pub(super) async fn detokenize(State(state): State<Arc<AppState>>, request: Requ
         // The request does not say whose form it has.
         Ok(json!({"prompt": text, "content": text}))
     };
-    state.workers.run(answer).await.map(Json)
+    state.prepare(answer).await.map(Json)
 }
 
 /// What a client needs to tokenize and to render conversations by itself, under the names of transformers.
@@ -175,7 +173,8 @@ pub(super) async fn info(
     State(state): State<Arc<AppState>>,
     query: Result<Query<ModelQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let model = state.model(model_of(query)?.as_deref())?;
+    let name = model_of(query)?;
+    let model = state.prepare(move |state| state.model(name.as_deref())).await?;
     let tokenizer = &model.tokenizer;
     let special = tokenizer.special_tokens();
     let text = |id: Option<u32>| id.map(|id| tokenizer.token_text(id).to_string());
@@ -207,13 +206,12 @@ pub(super) async fn apply_template(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let job = state.clone();
-    let answer = move || {
+    let answer = move |state: &AppState| {
         let request = ChatRequest::take(Fields::parse(&body)?)?;
-        let model = job.model(request.common.model.as_deref())?;
+        let model = state.model(request.common.model.as_deref())?;
         Ok(json!({"prompt": request.render(&model)?}))
     };
-    state.workers.run(answer).await.map(Json)
+    state.prepare(answer).await.map(Json)
 }
 
 #[cfg(test)]

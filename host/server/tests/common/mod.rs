@@ -10,7 +10,7 @@ use std::time::Duration;
 use rocmforge_engine::{EngineConfig, EngineHandle, RunError, Runner, RunnerLimits};
 use rocmforge_loader::config::ServerSettings;
 use rocmforge_program::{CacheDecl, IR_VERSION, ModelInfo, OutputBuffer, Program, Step};
-use rocmforge_server::{AppState, ServedModel, ServerError, bind, serve};
+use rocmforge_server::{AppState, ModelFacts, ModelLoader, ServedModel, ServerError, bind, serve};
 use rocmforge_tokenizer::{ChatTemplate, EncodeOptions, Tokenizer};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,10 +28,19 @@ pub struct Server {
 
 impl Server {
     pub async fn start(settings: ServerSettings, drain: Duration) -> Server {
+        Server::with_loader(settings, drain, None).await
+    }
+
+    /// One that loads models by itself.
+    pub async fn with_loader(
+        settings: ServerSettings,
+        drain: Duration,
+        loader: Option<Arc<dyn ModelLoader>>,
+    ) -> Server {
         let settings = ServerSettings { port: 0, ..settings };
         let listener = bind(&settings).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(AppState::new(settings));
+        let state = Arc::new(AppState::with_loader(settings, loader));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
@@ -234,6 +243,7 @@ fn served(tokenizer: Tokenizer, parrot: Parrot) -> ServedModel {
         max_sequences: 4,
         block_size: 4,
         template_source: Some(TEMPLATE.into()),
+        facts: ModelFacts::default(),
     }
 }
 
