@@ -1,7 +1,7 @@
 //! HIP's types and constants, with HIP's names. An enumeration of HIP is a number here: a later HIP may return values
 //! that no Rust enumeration knows.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 
 /// A status. See the constants `hipSuccess` and `hipError*`.
 #[repr(transparent)]
@@ -22,6 +22,14 @@ macro_rules! error_names {
             pub fn name(self) -> Option<&'static str> {
                 match self {
                     $($name => Some(stringify!($name)),)*
+                    _ => None,
+                }
+            }
+
+            /// The same as a C string, for a library that stands in for HIP.
+            pub fn c_name(self) -> Option<&'static CStr> {
+                match self {
+                    $($name => CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()).ok(),)*
                     _ => None,
                 }
             }
