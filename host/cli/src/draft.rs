@@ -41,6 +41,7 @@ pub fn drafter(
         bail!("draft model {}: expected the {expected} tokens of model '{name}', found {found}", path.display());
     }
     let context = draft.context_length.min(draft.executable.program().info.context_length);
-    let blocks = memory::cache_blocks(&draft.executable, context as usize, &config.scheduler)?;
-    Ok(Some(Box::new(DraftModel::new(Box::new(draft.executable), &blocks)?)))
+    let weights = draft.placement.rows.iter().map(|r| r.weight_bytes).sum();
+    let need = memory::plan(&draft.executable, weights, context as usize, &config.scheduler, None)?;
+    Ok(Some(Box::new(DraftModel::new(Box::new(draft.executable), &need.blocks)?)))
 }

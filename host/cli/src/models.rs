@@ -65,14 +65,7 @@ pub fn load(
     compile: CompileOptions,
 ) -> Result<Model> {
     let start = Instant::now();
-    let options = LoadOptions {
-        architecture: entry.architecture.clone(),
-        context_length: entry.context_length.map(Into::into),
-        fallback: config.placement.fallback && !no_fallback,
-        gpu_layers: config.placement.gpu_layers.clone(),
-        cache_bytes: config.scheduler.kv_cache_mib.map(|mib| mib.get() as u64 * (1 << 20)),
-        compile,
-    };
+    let options = load_options(config, entry, no_fallback, compile);
     tracing::info!("loading model '{name}' from {}", entry.path.display());
     let bar = ProgressBar::no_length();
     if !std::io::stderr().is_terminal() {
@@ -96,6 +89,18 @@ pub fn load(
     tracing::info!("model '{name}' loaded in {:.2} s", start.elapsed().as_secs_f64());
     model.placement.to_string().lines().for_each(|line| tracing::info!("{line}"));
     Ok(model)
+}
+
+/// What the configuration says about loading a model.
+pub fn load_options(config: &Config, entry: &ModelEntry, no_fallback: bool, compile: CompileOptions) -> LoadOptions {
+    LoadOptions {
+        architecture: entry.architecture.clone(),
+        context_length: entry.context_length.map(Into::into),
+        fallback: config.placement.fallback && !no_fallback,
+        gpu_layers: config.placement.gpu_layers.clone(),
+        cache_bytes: config.scheduler.kv_cache_mib.map(|mib| mib.get() as u64 * (1 << 20)),
+        compile,
+    }
 }
 
 /// Sizes to compile for, with the configuration's block size.

@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use rocmforge_gguf::GgufFile;
 use rocmforge_loader::config::{LoadTime, ModelEntry};
-use rocmforge_loader::{Config, LibraryInfo, LoadOptions, Model, Plugins};
+use rocmforge_loader::{Config, LibraryInfo, Model, Plugins};
 use rocmforge_server::{ModelFacts, ModelLoader, ModelOffer, PluginFacts, ServedModel};
 
-use crate::models::{self, served_options};
+use crate::models::{self, load_options, served_options};
 
 /// Loads the models that the server was started with.
 pub struct Loader {
@@ -67,12 +67,7 @@ impl Loader {
             return Ok(offer(0, 0));
         }
         let file = GgufFile::open(&entry.path)?;
-        let options = LoadOptions {
-            architecture: entry.architecture.clone(),
-            context_length: entry.context_length.map(Into::into),
-            fallback: true,
-            compile: served_options(&self.config),
-        };
+        let options = load_options(&self.config, entry, self.no_fallback, served_options(&self.config));
         let program = Model::program(&self.plugins, &file, &options).with_context(|| format!("model '{name}'"))?;
         let made_for = program.info.context_length;
         let context = options.context_length.unwrap_or(made_for).min(made_for);
