@@ -2,7 +2,9 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Place;
 use crate::error::EngineError;
-use crate::request::{Event, Finish, FinishReason, GenerateRequest, StopParams, Timings, TokenEvent, Usage};
+use crate::request::{
+    Event, Finish, FinishReason, GenerateRequest, SpecialText, StopParams, Timings, TokenEvent, Usage,
+};
 use crate::sampler::{Logprobs, Sampled, Sampler, check_logits, logprobs};
 use crate::stream::EventSender;
 use crate::text::{StopMatcher, StopState, Utf8Stream, Vocabulary};
@@ -25,6 +27,9 @@ pub(crate) struct Active {
     bytes: Utf8Stream,
     matcher: StopMatcher,
     stop: StopParams,
+    special: SpecialText,
+    /// Tokens that would end the answer too early.
+    suppressed: Vec<u32>,
     limit: usize,
     max_time: Option<Duration>,
     prompt_tokens: usize,
@@ -42,17 +47,25 @@ impl Active {
         events: EventSender,
         arrived: Instant,
         place: Place,
+        vocabulary: &dyn Vocabulary,
     ) -> Active {
-        let mut stop = request.stop;
+        let stop = request.stop;
+        let mut suppressed = Vec::new();
+        if stop.min_tokens > 0 {
+            suppressed.extend(vocabulary.end_of_generation().into_iter().filter(|_| !stop.ignore_eos));
+            suppressed.extend(&stop.tokens);
+        }
         Active {
             events,
             paused_since: None,
             started: None,
             generated: 0,
-            sampler: Sampler::new(request.sampling, &request.prompt),
+            sampler: Sampler::new(request.sampling, &request.prompt).constrained(request.constraint),
             bytes: Utf8Stream::default(),
-            matcher: StopMatcher::new(std::mem::take(&mut stop.strings)),
+            matcher: StopMatcher::new(stop.strings.clone()),
             stop,
+            special: request.special,
+            suppressed,
             limit,
             max_time: request.max_time,
             prompt_tokens: request.prompt.len(),
@@ -97,7 +110,9 @@ impl Active {
         if self.limit == 0 {
             return Ok(None);
         }
-        self.sampler.sample(logits, position).map(Some)
+        let early = self.generated < self.stop.min_tokens;
+        let suppressed = if early { self.suppressed.as_slice() } else { &[] };
+        self.sampler.sample(logits, position, suppressed).map(Some)
     }
 
     /// Takes in a drawn token, the last of `tokens`.
@@ -105,15 +120,25 @@ impl Active {
         let Sampled { token, logprobs } = sampled;
         self.generated += 1;
         self.sampler.accept(tokens);
-        let ends = !self.stop.ignore_eos && vocabulary.is_end_of_generation(token);
+        // At the end of a grammar nothing else is possible, so it must be the end of the answer.
+        let ignores = self.stop.ignore_eos && !self.sampler.is_constrained();
+        let ends = !ignores && vocabulary.is_end_of_generation(token);
         if ends || self.stop.tokens.contains(&token) {
             return Progress::Ends(FinishReason::StopToken(token));
         }
-        vocabulary.token_bytes(token, self.bytes.bytes());
+        let shown = match &self.special {
+            SpecialText::None => false,
+            SpecialText::Some(shown) => shown.contains(&token),
+            SpecialText::All => true,
+        };
+        match shown {
+            true => vocabulary.special_bytes(token, self.bytes.bytes()),
+            false => vocabulary.token_bytes(token, self.bytes.bytes()),
+        }
         let piece = self.bytes.take();
-        let (text, stop) = match self.matcher.push(&piece) {
-            StopState::Continue(text) => (text, None),
-            StopState::Stopped { text, stop } => (text, Some(stop)),
+        let (text, stop) = match self.generated <= self.stop.min_tokens {
+            true => (piece, None),
+            false => self.match_stop(&piece),
         };
         self.send(Event::Token(TokenEvent { token, text, logprobs }));
         match stop {
@@ -127,13 +152,26 @@ impl Active {
         }
     }
 
+    /// Text that can be sent now, and the stop string that ended it.
+    fn match_stop(&mut self, piece: &str) -> (String, Option<usize>) {
+        match self.matcher.push(piece) {
+            StopState::Continue(text) => (text, None),
+            StopState::Stopped { mut text, stop } => {
+                if self.stop.keep_stop {
+                    text.push_str(&self.stop.strings[stop]);
+                }
+                (text, Some(stop))
+            }
+        }
+    }
+
     /// Ends the stream.
     pub(crate) fn finish(mut self, reason: FinishReason, cached_tokens: usize) {
         let rest = self.bytes.finish();
-        let text = match self.matcher.push(&rest) {
-            StopState::Continue(text) => text + &self.matcher.finish(),
-            StopState::Stopped { text, .. } => text,
-        };
+        let (mut text, stop) = self.match_stop(&rest);
+        if stop.is_none() {
+            text += &self.matcher.finish();
+        }
         let now = Instant::now();
         let since = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.saturating_duration_since(from),

@@ -39,9 +39,17 @@ impl Vocabulary for Tokenizer {
         self.is_eog(token)
     }
 
+    fn end_of_generation(&self) -> Vec<u32> {
+        self.eog_tokens().collect()
+    }
+
     fn token_bytes(&self, token: u32, out: &mut Vec<u8>) {
         if !self.is_special(token) {
             out.extend_from_slice(Tokenizer::token_bytes(self, token));
         }
+    }
+
+    fn special_bytes(&self, token: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(Tokenizer::token_bytes(self, token));
     }
 }

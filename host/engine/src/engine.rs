@@ -185,7 +185,7 @@ impl EngineHandle {
 
     /// A place for another request, unless there are too many or it would wait for too long.
     fn admit(&self) -> Result<Place, EngineError> {
-        let Shared { limit, slots, max_wait, .. } = **&self.shared;
+        let Shared { limit, slots, max_wait, .. } = *self.shared;
         // Expected from how fast requests have ended lately.
         let wait = |ahead: usize| self.stats().time_per_request.saturating_mul(ahead.try_into().unwrap_or(u32::MAX));
         let place = Place::take(&self.shared.outstanding, limit).map_err(|outstanding| {

@@ -80,6 +80,12 @@ pub enum EngineError {
         /// NaN or infinity.
         found: f32,
     },
+    /// The grammar of an answer cannot be followed any further.
+    #[error("the grammar of the answer cannot be followed any further: {message}")]
+    Grammar {
+        /// Why.
+        message: String,
+    },
     /// The backend failed to run a step.
     #[error("the backend failed: {message}")]
     Step {

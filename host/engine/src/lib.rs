@@ -28,7 +28,7 @@ pub use config::{EngineConfig, plan_cache};
 pub use draft::{DraftModel, DraftRequest, Drafter, PromptLookup};
 pub use engine::{EngineHandle, EngineStats};
 pub use error::EngineError;
-pub use request::{Event, Finish, FinishReason, GenerateRequest, StopParams, Timings, TokenEvent, Usage};
+pub use request::{Event, Finish, FinishReason, GenerateRequest, SpecialText, StopParams, Timings, TokenEvent, Usage};
 pub use runner::{RunError, Runner, RunnerLimits};
 pub use sampler::{Logprobs, SamplingParams};
 pub use scheduler::{Plan, PlannedSlice, Scheduler, SchedulerConfig};

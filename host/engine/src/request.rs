@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::error::EngineError;
-use crate::sampler::{Logprobs, SamplingParams, check_logprobs};
+use crate::sampler::{Constraint, Logprobs, SamplingParams, check_logprobs};
 
 /// When to end an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +14,22 @@ pub struct StopParams {
     pub tokens: Vec<u32>,
     /// Do not end at the tokens that the vocabulary says end an answer.
     pub ignore_eos: bool,
+    /// So many tokens are generated before any that ends the answer, and before stop strings are looked for.
+    pub min_tokens: usize,
+    /// A stop string that ends the answer is part of its text.
+    pub keep_stop: bool,
+}
+
+/// Which control tokens are part of an answer's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SpecialText {
+    /// None.
+    #[default]
+    None,
+    /// These.
+    Some(Vec<u32>),
+    /// All.
+    All,
 }
 
 /// A prompt to continue.
@@ -25,6 +41,10 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopParams,
+    /// What the answer has to look like; `None`: anything.
+    pub constraint: Option<Constraint>,
+    /// Which control tokens are part of the text.
+    pub special: SpecialText,
     /// Report the log-probabilities of the prompt's tokens, and so many of the likeliest at each place
     /// (`echo` with `logprobs` of the completions API). Such a prompt is always computed in full.
     pub prompt_logprobs: Option<usize>,

@@ -5,8 +5,16 @@ pub trait Vocabulary: Send + Sync {
     /// Whether a model ends its answer with this token.
     fn is_end_of_generation(&self, token: u32) -> bool;
 
+    /// All tokens that a model ends its answer with.
+    fn end_of_generation(&self) -> Vec<u32>;
+
     /// Adds the bytes of a token to `out`; nothing for control tokens.
     fn token_bytes(&self, token: u32, out: &mut Vec<u8>);
+
+    /// The same, but a control token is its text.
+    fn special_bytes(&self, token: u32, out: &mut Vec<u8>) {
+        self.token_bytes(token, out);
+    }
 }
 
 /// Collects bytes and gives out whole UTF-8 characters. Bytes that cannot become one turn into U+FFFD, in the way of

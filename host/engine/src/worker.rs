@@ -171,7 +171,8 @@ impl Worker {
             Some(_) => sequence.with_prompt_logits(),
             None => sequence,
         };
-        self.active.insert(id, Active::new(request, limit, events, arrived, place));
+        let active = Active::new(request, limit, events, arrived, place, &*self.vocabulary);
+        self.active.insert(id, active);
         let added = match self.deadline {
             Some(_) => Err(EngineError::ShuttingDown),
             None => self.scheduler.add(id, sequence),

@@ -73,6 +73,14 @@ pub enum ApiError {
     /// A parameter that the API does not have.
     #[error("unknown parameter: {0}")]
     Unknown(String),
+    /// What an answer should look like cannot be enforced.
+    #[error("{param} cannot be enforced: {message}")]
+    Grammar {
+        /// The parameter.
+        param: String,
+        /// Why.
+        message: String,
+    },
     /// The chat template refuses the conversation.
     #[error("{0}")]
     Template(String),
@@ -226,7 +234,7 @@ impl ApiError {
     pub fn code(&self) -> &'static str {
         match self {
             ApiError::Json(_) => "invalid_json",
-            ApiError::Invalid { .. } => "invalid_value",
+            ApiError::Invalid { .. } | ApiError::Grammar { .. } => "invalid_value",
             ApiError::Missing(_) => "missing_required_parameter",
             ApiError::Unsupported { .. } => "unsupported_parameter",
             ApiError::Unknown(_) => "unknown_parameter",
@@ -269,7 +277,9 @@ impl ApiError {
 
     fn param(&self) -> Option<&str> {
         match self {
-            ApiError::Invalid { param, .. } | ApiError::Unsupported { param, .. } => Some(param),
+            ApiError::Invalid { param, .. } | ApiError::Unsupported { param, .. } | ApiError::Grammar { param, .. } => {
+                Some(param)
+            }
             ApiError::Missing(param) | ApiError::Unknown(param) => Some(param),
             ApiError::ContextLength { param, .. } => Some(param),
             ApiError::ModelNotFound { .. } => Some("model"),
@@ -338,6 +348,7 @@ impl From<EngineError> for ApiError {
             EngineError::Request { field, expected, found } => {
                 ApiError::Invalid { param: field.into(), expected, found }
             }
+            EngineError::Grammar { message } => ApiError::Grammar { param: "response_format".into(), message },
             EngineError::ShuttingDown => ApiError::Draining,
             EngineError::Config { .. }
             | EngineError::Logits { .. }

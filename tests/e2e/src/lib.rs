@@ -198,6 +198,10 @@ impl Vocabulary for NoVocabulary {
         false
     }
 
+    fn end_of_generation(&self) -> Vec<u32> {
+        vec![]
+    }
+
     fn token_bytes(&self, _: u32, _: &mut Vec<u8>) {}
 }
 

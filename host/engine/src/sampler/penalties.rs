@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use super::SamplingParams;
+use super::{SamplingParams, dry};
 
 /// Counts of a sequence's tokens, kept up to date token by token, and what they do to the logits.
 #[derive(Debug, Default)]
@@ -9,6 +9,8 @@ pub(super) struct History {
     seen: HashMap<u32, u32>,
     /// Tokens of the answer.
     generated: HashMap<u32, u32>,
+    /// The whole sequence, where repetitions of several tokens cost something.
+    tokens: Vec<u32>,
 }
 
 impl History {
@@ -18,6 +20,9 @@ impl History {
             let from = params.repetition_window.map_or(0, |w| prompt.len().saturating_sub(w));
             prompt[from..].iter().for_each(|&t| *history.seen.entry(t).or_default() += 1);
         }
+        if params.dry.is_some() {
+            history.tokens = prompt.to_vec();
+        }
         history
     }
 
@@ -26,6 +31,9 @@ impl History {
         let Some(&token) = tokens.last() else { return };
         if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
             *self.generated.entry(token).or_default() += 1;
+        }
+        if params.dry.is_some() {
+            self.tokens.push(token);
         }
         if params.repetition_penalty == 1.0 {
             return;
@@ -56,6 +64,12 @@ impl History {
         for (&token, &count) in &self.generated {
             if let Some(x) = logits.get_mut(token as usize) {
                 *x -= params.frequency_penalty * count as f32 + params.presence_penalty;
+            }
+        }
+        let Some(dry) = &params.dry else { return };
+        for (token, length) in dry::repetitions(&self.tokens, dry) {
+            if let Some(x) = logits.get_mut(token as usize) {
+                *x -= dry::penalty(dry, length);
             }
         }
     }

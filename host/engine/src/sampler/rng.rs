@@ -14,6 +14,11 @@ impl Rng {
         Rng { start: mix(seed ^ 0x6A09_E667_F3BC_C909) }
     }
 
+    /// A generator of numbers that are independent of this one's.
+    pub fn derived(&self) -> Rng {
+        Rng { start: mix(self.start ^ 0xBB67_AE85_84CA_A73B) }
+    }
+
     /// A seed that nobody can guess, from the operating system by way of the standard library's hash keys.
     pub fn random_seed() -> u64 {
         RandomState::new().hash_one(0u8)

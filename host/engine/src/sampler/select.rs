@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::SamplingParams;
+use super::{SamplingParams, truncate};
 
 /// A token and its logit, or later its weight.
 pub(super) type Candidate = (u32, f32);
@@ -29,7 +29,7 @@ pub(super) fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// Larger logits first, smaller tokens first among equals: a total order without NaN.
-fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
@@ -47,23 +47,36 @@ pub(super) fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
 pub(super) fn candidates(logits: &[f32], params: &SamplingParams, scratch: &mut Vec<Candidate>) {
     let (max, _) = maximum(logits);
     let weight = |x: f32| ((x - max) / params.temperature).exp();
-    scratch.clear();
-    let all = logits.iter().enumerate().map(|(i, &x)| (i as u32, x));
+    // Nothing is drawn that is impossible.
+    let mut least = f32::MIN;
     if params.min_p > 0.0 {
         // p / p_max is the weight, so the threshold needs no sum over the vocabulary.
-        let least = max + params.temperature * params.min_p.ln();
-        scratch.extend(all.filter(|c| c.1 >= least || c.1 == max));
-    } else {
-        scratch.extend(all);
+        least = least.max(max + params.temperature * params.min_p.ln());
     }
+    if params.top_n_sigma > 0.0 {
+        least = least.max(max - params.top_n_sigma * truncate::deviation(logits));
+    }
+    scratch.clear();
+    let all = logits.iter().enumerate().map(|(i, &x)| (i as u32, x));
+    scratch.extend(all.filter(|c| c.1 >= least || c.1 == max));
     if let Some(k) = params.top_k {
         keep_top(scratch, k);
+    }
+    if params.typical_p < 1.0 {
+        truncate::keep_typical(scratch, params.typical_p, weight);
     }
     if params.top_p < 1.0 {
         let total: f64 = scratch.iter().map(|c| f64::from(weight(c.1))).sum();
         keep_top_p(scratch, total * f64::from(params.top_p), weight);
     }
     scratch.iter_mut().for_each(|c| c.1 = weight(c.1));
+}
+
+/// All tokens with weights in proportion to their probabilities; otherwise as [`candidates`].
+pub(super) fn weights(logits: &[f32], temperature: f32, scratch: &mut Vec<Candidate>) {
+    let (max, _) = maximum(logits);
+    scratch.clear();
+    scratch.extend(logits.iter().enumerate().map(|(i, &x)| (i as u32, ((x - max) / temperature).exp())));
 }
 
 /// Keeps the shortest run of first-ranked candidates whose weights reach `target`. Nearly always these are few, so

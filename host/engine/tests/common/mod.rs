@@ -165,6 +165,10 @@ impl Vocabulary for Letters {
         token == END
     }
 
+    fn end_of_generation(&self) -> Vec<u32> {
+        vec![END]
+    }
+
     fn token_bytes(&self, token: u32, out: &mut Vec<u8>) {
         match token as usize {
             t if t == VOCAB - 2 => out.push(0xC3),
