@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rocmforge_gguf::GgufFile;
 use rocmforge_loader::config::{LoadTime, ModelEntry};
 use rocmforge_loader::{Config, LibraryInfo, Model, Plugins};
-use rocmforge_server::{ModelFacts, ModelLoader, ModelOffer, PluginFacts, ServedModel};
+use rocmforge_server::{LazyGrammars, ModelFacts, ModelLoader, ModelOffer, PluginFacts, ServedModel};
 
 use crate::models::{self, load_options, served_options};
 
@@ -92,6 +92,7 @@ impl ModelLoader for Loader {
             max_sequences: running.max_sequences,
             block_size: running.block_size,
             template_source: running.template_source,
+            grammars: LazyGrammars::default(),
             facts: running.facts,
         })
     }

@@ -48,6 +48,14 @@ pub(crate) struct Answer {
     pub(crate) finish_reason: &'static str,
 }
 
+impl Answer {
+    /// Log-probability per token; that of no token at all is the lowest.
+    pub(crate) fn mean_logprob(&self) -> f32 {
+        let known: Vec<f32> = self.tokens.iter().filter_map(|t| Some(t.logprobs.as_ref()?.chosen)).collect();
+        if known.is_empty() { f32::NEG_INFINITY } else { known.iter().sum::<f32>() / known.len() as f32 }
+    }
+}
+
 /// Waits for all sequences.
 pub(crate) async fn collect(
     mut generation: Generation,

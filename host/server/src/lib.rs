@@ -9,8 +9,11 @@ mod base64;
 mod catalog;
 mod error;
 mod generation;
+mod grammars;
 mod http;
 mod metrics;
+mod openapi;
+mod output;
 mod page;
 mod params;
 mod recorder;
@@ -25,5 +28,6 @@ mod workers;
 
 pub use catalog::{ModelLoader, ModelOffer, ModelState};
 pub use error::{ApiError, ServerError};
+pub use grammars::LazyGrammars;
 pub use serve::{bind, serve};
 pub use state::{AppState, ModelFacts, PluginFacts, Readiness, ServedModel};

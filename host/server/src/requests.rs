@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rocmforge_engine::{EngineHandle, RequestId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::recorder::{RequestContext, Tokens};
@@ -15,7 +16,7 @@ use crate::wire::now;
 const MAX_ENDED: usize = 1024;
 
 /// How far a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     /// For its first token.
@@ -49,7 +50,7 @@ struct Progress {
 }
 
 /// What is told of a request.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Report {
     id: String,
     status: Status,

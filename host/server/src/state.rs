@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::catalog::{ModelLoader, ModelOffer, Models};
 use crate::error::ApiError;
+use crate::grammars::LazyGrammars;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
 use crate::workers::Workers;
@@ -35,6 +36,8 @@ pub struct ServedModel {
     pub block_size: usize,
     /// Source of `template`, for those who ask; `None` where the model has none of its own.
     pub template_source: Option<String>,
+    /// Compiles grammars of answers.
+    pub grammars: LazyGrammars,
     /// What else is told of it.
     pub facts: ModelFacts,
 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use rocmforge_engine::{FinishReason, Logprobs};
 use rocmforge_tokenizer::Tokenizer;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::output::Call;
 use crate::tokens::token_text;
 
 /// What clients expect in place of minus infinity, which JSON cannot say.
 const LEAST_LOGPROB: f32 = -9999.0;
 
 /// An answer, or a chunk of one, with choices of the kind that the route has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Envelope<'a, C> {
     pub(crate) id: &'a str,
     pub(crate) object: &'static str,
@@ -28,7 +30,7 @@ pub(crate) struct Envelope<'a, C> {
 }
 
 /// Numbers of tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
@@ -36,7 +38,7 @@ pub(crate) struct Usage {
     pub(crate) prompt_tokens_details: PromptDetails,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub(crate) struct PromptDetails {
     pub(crate) cached_tokens: usize,
 }
@@ -53,7 +55,7 @@ impl Usage {
 }
 
 /// How long an answer took, in llama-server's terms: `prompt_n` counts the tokens that were not found in the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub(crate) struct Timings {
     pub(crate) cache_n: usize,
     pub(crate) prompt_n: usize,
@@ -96,7 +98,7 @@ pub(crate) fn finish_reason(reason: &FinishReason) -> &'static str {
 }
 
 /// A whole chat answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ChatChoice {
     pub(crate) index: usize,
     pub(crate) message: Message,
@@ -104,15 +106,63 @@ pub(crate) struct ChatChoice {
     pub(crate) finish_reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Message {
     pub(crate) role: &'static str,
-    pub(crate) content: String,
+    /// `null` where there are only calls.
+    pub(crate) content: Option<String>,
     pub(crate) refusal: Option<()>,
+    /// Clients know the reasoning by one of two names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct ToolCall {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Function,
+}
+
+#[derive(Debug, JsonSchema, Serialize)]
+struct Function {
+    name: String,
+    /// JSON as a string.
+    arguments: String,
+}
+
+impl ToolCall {
+    pub(crate) fn new(id: String, call: Call) -> ToolCall {
+        ToolCall { id, kind: "function", function: Function { name: call.name, arguments: call.arguments } }
+    }
+}
+
+/// A piece of a call: the first has all but the arguments.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct DeltaCall {
+    pub(crate) index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) function: DeltaFunction,
+}
+
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct DeltaFunction {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) arguments: String,
 }
 
 /// A piece of a chat answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ChunkChoice {
     pub(crate) index: usize,
     pub(crate) delta: Delta,
@@ -120,21 +170,27 @@ pub(crate) struct ChunkChoice {
     pub(crate) finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 pub(crate) struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_calls: Option<Vec<DeltaCall>>,
 }
 
 /// Log-probabilities in the form of chat completions.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub(crate) struct ChatLogprobs {
     pub(crate) content: Vec<TokenLogprob>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, JsonSchema, Serialize)]
 pub(crate) struct TokenLogprob {
     token: String,
     logprob: f32,
@@ -160,7 +216,7 @@ fn finite(logprob: f32) -> f32 {
 }
 
 /// An answer, or a piece of one, of plain completions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct CompletionChoice {
     pub(crate) index: usize,
     pub(crate) text: String,
@@ -169,7 +225,7 @@ pub(crate) struct CompletionChoice {
 }
 
 /// Log-probabilities in the form of plain completions: arrays of equal length.
-#[derive(Debug, Default, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, JsonSchema, Serialize)]
 pub(crate) struct CompletionLogprobs {
     pub(crate) tokens: Vec<String>,
     /// `null` for the first token of a prompt, which nothing predicts.

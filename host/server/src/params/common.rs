@@ -1,16 +1,19 @@
 use std::time::Duration;
 
-use rocmforge_engine::sampler::MAX_TOP_LOGPROBS;
-use rocmforge_engine::{SamplingParams, StopParams};
+use rocmforge_engine::sampler::{Constraint, MAX_TOP_LOGPROBS};
+use rocmforge_engine::{GenerateRequest, SamplingParams, SpecialText, StopParams};
 use serde_json::Value;
 
 use super::Fields;
 use super::fields::{as_integer, describe};
+use super::sampling::{breaker_texts, breakers, sampling};
+use super::structured::{Structured, structured};
 use crate::error::ApiError;
+use crate::state::ServedModel;
 
 const MAX_STOPS: usize = 16;
-const MAX_N: u32 = 128;
-const MAX_LOGIT_BIAS: usize = 1024;
+pub(crate) const MAX_N: u32 = 128;
+const MAX_STOP_TOKENS: usize = 1024;
 /// A day, in seconds.
 const MAX_TIME: f64 = 86_400.0;
 
@@ -19,7 +22,13 @@ const MAX_TIME: f64 = 86_400.0;
 pub(crate) struct Common {
     pub(crate) model: Option<String>,
     pub(crate) sampling: SamplingParams,
+    dry_breakers: Vec<String>,
     pub(crate) stop: StopParams,
+    /// What the answer has to look like.
+    pub(crate) structured: Option<Structured>,
+    /// That, compiled for a model.
+    pub(crate) constraint: Option<Constraint>,
+    pub(crate) special: SpecialText,
     /// Answers per prompt.
     pub(crate) n: usize,
     pub(crate) cache_salt: String,
@@ -46,11 +55,20 @@ impl Common {
         Ok(Common {
             model: fields.string("model")?,
             sampling: sampling(fields)?,
+            dry_breakers: breaker_texts(fields)?,
             stop: StopParams {
                 max_tokens: None,
                 strings: stop_strings(fields)?,
                 tokens: stop_tokens(fields)?,
                 ignore_eos: fields.bool("ignore_eos")?.unwrap_or(false),
+                min_tokens: fields.count("min_tokens", 0..=u32::MAX)?.unwrap_or(0),
+                keep_stop: fields.bool("include_stop_str_in_output")?.unwrap_or(false),
+            },
+            structured: structured(fields)?,
+            constraint: None,
+            special: match fields.bool("skip_special_tokens")? {
+                Some(false) => SpecialText::All,
+                _ => SpecialText::None,
             },
             n: fields.count("n", 1..=MAX_N)?.unwrap_or(1),
             cache_salt: fields.string("cache_salt")?.unwrap_or_default(),
@@ -60,31 +78,47 @@ impl Common {
         })
     }
 
+    /// Makes the parameters those of a model, which takes long. `reasoning`: the answer begins within the model's
+    /// reasoning, which has no form to keep to.
+    pub(crate) fn resolve(&mut self, model: &ServedModel, reasoning: bool) -> Result<(), ApiError> {
+        if let Some(dry) = &mut self.sampling.dry {
+            dry.breakers = breakers(&self.dry_breakers, &model.tokenizer);
+        }
+        self.constraint = self.structured.as_ref().map(|s| s.compile(model, reasoning)).transpose()?;
+        Ok(())
+    }
+
     /// The parameters for the `sample`th answer to a prompt.
     pub(crate) fn sampling_of(&self, sample: usize) -> SamplingParams {
         let seed = self.sampling.seed.map(|s| s.wrapping_add(sample as u64));
         SamplingParams { seed, ..self.sampling.clone() }
     }
-}
 
-fn sampling(fields: &mut Fields) -> Result<SamplingParams, ApiError> {
-    let default = SamplingParams::default();
-    // 0 means the likeliest token alone, which the smallest positive probability does.
-    let top_p = fields.number("top_p", 0.0..=1.0)?.map(|p| p.max(f32::MIN_POSITIVE));
-    // -1 and 0 mean all tokens to clients of vLLM and llama.cpp.
-    let top_k = fields.integer("top_k", -1..=i64::MAX)?.filter(|&k| k > 0);
-    Ok(SamplingParams {
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
-        top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
-        top_p: top_p.unwrap_or(default.top_p),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
-        repetition_penalty: fields.number("repetition_penalty", 0.01..=100.0)?.unwrap_or(default.repetition_penalty),
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
-        logit_bias: logit_bias(fields)?,
-        seed: seed(fields)?,
-        ..default
-    })
+    /// The request for the `sample`th answer to a prompt, of at most `max_tokens` tokens.
+    pub(crate) fn request(&self, prompt: Vec<u32>, sample: usize, max_tokens: Option<usize>) -> GenerateRequest {
+        GenerateRequest {
+            prompt,
+            sampling: self.sampling_of(sample),
+            stop: StopParams { max_tokens, ..self.stop.clone() },
+            constraint: self.constraint.clone(),
+            special: self.special.clone(),
+            cache_salt: self.cache_salt.clone(),
+            priority: self.priority,
+            max_time: self.max_time,
+            ..GenerateRequest::default()
+        }
+    }
+
+    /// Checks what depends on the limit of generated tokens, once it is known.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        match self.stop.max_tokens {
+            Some(most) if self.stop.min_tokens > most => {
+                let expected = format!("at most the limit of {most} generated tokens");
+                Err(ApiError::invalid("min_tokens", expected, self.stop.min_tokens))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
@@ -95,33 +129,6 @@ fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
 fn max_time(fields: &mut Fields) -> Result<Option<Duration>, ApiError> {
     let seconds = fields.number("max_time", 0.0..=MAX_TIME)?;
     Ok(seconds.and_then(|s| Duration::try_from_secs_f32(s).ok()))
-}
-
-fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
-    let Some(value) = fields.take("seed") else { return Ok(None) };
-    let seed = value.as_u64().or_else(|| as_integer(&value).map(|n| n as u64));
-    seed.map(Some).ok_or_else(|| ApiError::invalid("seed", "a 64-bit integer", describe(&value)))
-}
-
-fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
-    let members = match fields.take("logit_bias") {
-        None => return Ok(vec![]),
-        Some(Value::Object(members)) => members,
-        Some(other) => return Err(ApiError::invalid("logit_bias", "an object", describe(&other))),
-    };
-    if members.len() > MAX_LOGIT_BIAS {
-        let expected = format!("at most {MAX_LOGIT_BIAS} tokens");
-        return Err(ApiError::invalid("logit_bias", expected, members.len()));
-    }
-    let entry = |(key, value): (String, Value)| {
-        let token =
-            key.parse().map_err(|_| ApiError::invalid("logit_bias", "token ids as keys", format!("{key:?}")))?;
-        let bias = value.as_f64().filter(|b| (-100.0..=100.0).contains(b));
-        let expected = "numbers from -100 to 100";
-        let bias = bias.ok_or_else(|| ApiError::invalid(format!("logit_bias.{key}"), expected, describe(&value)))?;
-        Ok((token, bias as f32))
-    };
-    members.into_iter().map(entry).collect()
 }
 
 fn stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
@@ -146,9 +153,9 @@ fn stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 fn stop_tokens(fields: &mut Fields) -> Result<Vec<u32>, ApiError> {
     match fields.take("stop_token_ids") {
         None => Ok(vec![]),
-        Some(Value::Array(items)) if items.len() <= MAX_LOGIT_BIAS => tokens(&items, "stop_token_ids"),
+        Some(Value::Array(items)) if items.len() <= MAX_STOP_TOKENS => tokens(&items, "stop_token_ids"),
         Some(other) => {
-            let expected = format!("an array of at most {MAX_LOGIT_BIAS} tokens");
+            let expected = format!("an array of at most {MAX_STOP_TOKENS} tokens");
             Err(ApiError::invalid("stop_token_ids", expected, describe(&other)))
         }
     }

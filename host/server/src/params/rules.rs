@@ -1,6 +1,6 @@
 //! Parameters that the server knows of but does nothing with.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Fields;
 use crate::error::ApiError;
@@ -27,37 +27,22 @@ const COMMON: &[(&str, Rule)] = &[
     ("prompt_cache_key", Ignore),
     ("prompt_cache_retention", Ignore),
     ("prompt_cache_options", Ignore),
-    ("best_of", Only(&["1"])),
     ("request_id", Ignore),
     ("cache_prompt", Ignore),
     ("timings_per_token", Ignore),
-    ("min_tokens", Only(&["0"])),
     ("use_beam_search", Only(&["false"])),
     ("length_penalty", Only(&["1", "1.0"])),
-    ("skip_special_tokens", Only(&["true"])),
     ("spaces_between_special_tokens", Ignore),
-    ("include_stop_str_in_output", Only(&["false"])),
     ("return_tokens_as_token_ids", Only(&["false"])),
     ("return_token_ids", Only(&["false"])),
     ("prompt_logprobs", Unsupported),
     ("truncate_prompt_tokens", Unsupported),
-    ("allowed_token_ids", Only(&["[]"])),
     ("bad_words", Only(&["[]"])),
-    ("response_format", Only(&[r#"{"type":"text"}"#])),
-    ("structured_outputs", Unsupported),
-    ("guided_json", Unsupported),
-    ("guided_regex", Unsupported),
-    ("guided_choice", Unsupported),
-    ("guided_grammar", Unsupported),
-    ("grammar", Only(&[r#""""#])),
-    ("json_schema", Unsupported),
 ];
 
 /// Of chat completions only.
 const CHAT: &[(&str, Rule)] = &[
-    ("tools", Only(&["[]"])),
-    ("tool_choice", Only(&[r#""none""#, r#""auto""#])),
-    ("parallel_tool_calls", Ignore),
+    ("best_of", Only(&["1"])),
     ("functions", Only(&["[]"])),
     ("function_call", Only(&[r#""none""#, r#""auto""#])),
     ("modalities", Only(&[r#"["text"]"#])),
@@ -66,17 +51,15 @@ const CHAT: &[(&str, Rule)] = &[
     ("prediction", Ignore),
     ("web_search_options", Unsupported),
     ("moderation", Unsupported),
-    ("reasoning_effort", Unsupported),
     ("verbosity", Only(&[r#""medium""#])),
     ("continue_final_message", Only(&["false"])),
     ("chat_template", Unsupported),
-    ("chat_template_kwargs", Only(&["{}"])),
     ("documents", Only(&["[]"])),
     ("echo", Only(&["false"])),
 ];
 
 /// Of plain completions only.
-const COMPLETIONS: &[(&str, Rule)] = &[("suffix", Only(&[r#""""#]))];
+const COMPLETIONS: &[(&str, Rule)] = &[];
 
 /// Which parameters a route has.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +83,23 @@ pub(crate) fn check_rest(fields: Fields, route: Route) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Schemas of the parameters that pass here, for descriptions of the routes.
+pub(crate) fn described(route: Route) -> impl Iterator<Item = (&'static str, Value)> {
+    let own = match route {
+        Route::Chat => CHAT,
+        Route::Completions => COMPLETIONS,
+    };
+    COMMON.iter().chain(own).filter_map(|(name, rule)| match rule {
+        Ignore => Some((*name, json!({"description": "without effect"}))),
+        Only(values) => {
+            let mut values: Vec<Value> = values.iter().filter_map(|v| serde_json::from_str(v).ok()).collect();
+            values.push(Value::Null);
+            Some((*name, json!({"enum": values})))
+        }
+        Unsupported => None,
+    })
 }
 
 fn check(rule: Rule, param: String, value: &Value) -> Result<(), ApiError> {

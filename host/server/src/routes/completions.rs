@@ -1,12 +1,15 @@
 //! `/v1/completions`.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use rocmforge_engine::{Event, Finish, GenerateRequest, Logprobs, StopParams, TokenEvent};
+use rocmforge_engine::{Event, Finish, GenerateRequest, Logprobs, TokenEvent};
 use rocmforge_tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::answer::{Answer, UsageCount, collect, token_limit};
@@ -14,7 +17,7 @@ use crate::error::ApiError;
 use crate::generation::Generation;
 use crate::http::body::json_bytes;
 use crate::http::observe::unique_id;
-use crate::params::common::{StreamOptions, max_tokens, top_logprobs};
+use crate::params::common::{MAX_N, StreamOptions, max_tokens, top_logprobs};
 use crate::params::prompt::{Prompt, prompts};
 use crate::params::rules::{Route, check_rest};
 use crate::params::{Common, Fields};
@@ -35,19 +38,33 @@ pub(super) struct CompletionRequest {
     pub(super) prompts: Vec<Prompt>,
     pub(super) echo: bool,
     add_special_tokens: bool,
+    /// Answers per prompt of which the best are sent, `common.n` of them.
+    pub(super) best_of: usize,
+    /// What comes after the text to be written, for models that can fill in.
+    suffix: Option<String>,
 }
 
 impl CompletionRequest {
     pub(super) fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
-        let mut fields = Fields::parse(body)?;
+        CompletionRequest::take(Fields::parse(body)?)
+    }
+
+    /// From the members of a body, none of which may be left.
+    pub(super) fn take(mut fields: Fields) -> Result<CompletionRequest, ApiError> {
         let mut common = Common::take(&mut fields)?;
         common.stop.max_tokens = max_tokens(&mut fields, "max_tokens", 0)?;
         common.sampling.logprobs = top_logprobs(&mut fields, "logprobs")?;
         let echo = fields.bool("echo")?.unwrap_or(false);
         let add_special_tokens = fields.bool("add_special_tokens")?.unwrap_or(true);
+        let best_of = best_of(&mut fields, &common)?;
+        let suffix = fields.string("suffix")?.filter(|s| !s.is_empty());
+        if suffix.is_some() && echo {
+            return Err(ApiError::invalid("echo", "false in a request with `suffix`", true));
+        }
         let prompts = prompts(fields.required("prompt")?)?;
         check_rest(fields, Route::Completions)?;
-        let answers = prompts.len().saturating_mul(common.n);
+        common.check()?;
+        let answers = prompts.len().saturating_mul(best_of);
         if answers > MAX_ANSWERS {
             let expected = format!("at most {MAX_ANSWERS} answers to all prompts together");
             return Err(ApiError::invalid("n", expected, answers));
@@ -57,16 +74,50 @@ impl CompletionRequest {
             // token's. An end of sequence must therefore be reported like any other token.
             common.stop.ignore_eos = true;
         }
-        Ok(CompletionRequest { common, prompts, echo, add_special_tokens })
+        Ok(CompletionRequest { common, prompts, echo, add_special_tokens, best_of, suffix })
     }
 
-    fn encode(&self, prompt: &Prompt, tokenizer: &Tokenizer) -> Vec<u32> {
-        match prompt {
+    fn encode(&self, prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
+        if let Some(suffix) = &self.suffix {
+            return fill_in(prompt, suffix, self.add_special_tokens, tokenizer);
+        }
+        Ok(match prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) if self.add_special_tokens => tokenizer.encode_prompt(text),
             Prompt::Text(text) => tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true }),
-        }
+        })
     }
+}
+
+/// How many answers are made for each prompt. Which of them are good is known at their end, so they cannot be streamed.
+fn best_of(fields: &mut Fields, common: &Common) -> Result<usize, ApiError> {
+    let Some(best_of) = fields.count("best_of", 1..=MAX_N)? else { return Ok(common.n) };
+    if best_of < common.n {
+        return Err(ApiError::invalid("best_of", format!("at least `n`, which is {}", common.n), best_of));
+    }
+    if best_of > common.n && common.stream.is_some() {
+        let expected = "no more than `n` in a request with `stream`";
+        return Err(ApiError::invalid("best_of", expected, best_of));
+    }
+    Ok(best_of)
+}
+
+/// The prompt that makes a model write what stands between `prompt` and `suffix`: prefix, suffix and the place to write
+/// at, each behind its token.
+fn fill_in(prompt: &Prompt, suffix: &str, bos: bool, tokenizer: &Tokenizer) -> Result<Vec<u32>, ApiError> {
+    let special = tokenizer.special_tokens();
+    let (Some(before), Some(after), Some(middle)) = (special.fim_prefix, special.fim_suffix, special.fim_middle) else {
+        let hint = ": the model has no tokens for filling in the middle".into();
+        return Err(ApiError::Unsupported { param: "suffix".into(), hint });
+    };
+    let plain = |text: &str| tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false });
+    let prefix = match prompt {
+        Prompt::Text(text) => plain(text),
+        Prompt::Tokens(tokens) => tokens.clone(),
+    };
+    let bos = tokenizer.bos().filter(|_| bos && tokenizer.add_bos());
+    let parts = [bos.into_iter().chain([before]).collect(), prefix, vec![after], plain(suffix), vec![middle]];
+    Ok(parts.concat())
 }
 
 /// A prompt as it is sent back.
@@ -80,6 +131,8 @@ pub(super) struct Job {
     pub(super) model: Arc<ServedModel>,
     pub(super) common: Common,
     pub(super) requests: Vec<GenerateRequest>,
+    /// Answers per prompt of which the best are sent.
+    best_of: usize,
     /// Per prompt, if asked for.
     echoes: Vec<Arc<Echo>>,
 }
@@ -87,22 +140,21 @@ pub(super) struct Job {
 /// Tokenizes, which takes long.
 pub(super) fn prepare(state: &AppState, request: CompletionRequest) -> Result<Job, ApiError> {
     let model = state.model(request.common.model.as_deref())?;
-    let common = request.common.clone();
+    let mut common = request.common.clone();
+    common.resolve(&model, false)?;
+    let best_of = request.best_of;
+    if best_of > common.n {
+        // By these the best are found.
+        common.sampling.logprobs.get_or_insert(0);
+    }
     let (mut requests, mut echoes) = (Vec::new(), Vec::new());
     for prompt in &request.prompts {
-        let tokens = request.encode(prompt, &model.tokenizer);
+        let tokens = request.encode(prompt, &model.tokenizer)?;
         let max_tokens = token_limit(state, &model, "prompt", tokens.len(), common.stop.max_tokens)?;
-        for sample in 0..common.n {
-            requests.push(GenerateRequest {
-                prompt: tokens.clone(),
-                sampling: common.sampling_of(sample),
-                stop: StopParams { max_tokens, ..common.stop.clone() },
-                prompt_logprobs: common.sampling.logprobs.filter(|_| request.echo),
-                cache_salt: common.cache_salt.clone(),
-                priority: common.priority,
-                max_time: common.max_time,
-                ..Default::default()
-            });
+        for sample in 0..best_of {
+            let one = common.request(tokens.clone(), sample, max_tokens);
+            let prompt_logprobs = request.common.sampling.logprobs.filter(|_| request.echo);
+            requests.push(GenerateRequest { prompt_logprobs, ..one });
         }
         if request.echo {
             let text = match prompt {
@@ -112,7 +164,8 @@ pub(super) fn prepare(state: &AppState, request: CompletionRequest) -> Result<Jo
             echoes.push(Arc::new(Echo { text, tokens }));
         }
     }
-    Ok(Job { model, common, requests, echoes })
+    common.sampling.logprobs = request.common.sampling.logprobs;
+    Ok(Job { model, common, requests, best_of, echoes })
 }
 
 pub(super) async fn create(
@@ -121,12 +174,12 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let Job { model, common, requests, echoes } =
+    let Job { model, common, requests, best_of, echoes } =
         state.prepare(move |state| prepare(state, CompletionRequest::parse(&body)?)).await?;
-    let usage = UsageCount::new(&requests, common.n);
+    let usage = UsageCount::new(&requests, best_of);
     let scored = common.sampling.logprobs.is_some();
     let pieces: Vec<Pieces> =
-        (0..requests.len()).map(|i| Pieces::new(model.clone(), echoes.get(i / common.n).cloned(), scored)).collect();
+        (0..requests.len()).map(|i| Pieces::new(model.clone(), echoes.get(i / best_of).cloned(), scored)).collect();
     let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("cmpl-");
     let created = now();
@@ -134,17 +187,37 @@ pub(super) async fn create(
         return Ok(respond(generation, CompletionChunks { id, created, model, options, usage, pieces }));
     }
     let (answers, usage) = collect(generation, usage).await?;
-    let choices = answers.into_iter().zip(pieces).enumerate();
+    let choices = best(answers.into_iter().zip(pieces).collect(), best_of, common.n).into_iter().enumerate();
     let choices = choices.map(|(index, (answer, pieces))| choice(index, answer, pieces)).collect();
     let (usage, timings) = (Some(Some(usage.total())), Some(usage.timings()));
     let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage, timings };
     Ok(Json(answer).into_response())
 }
 
+/// Of each `best_of` answers in a row the `n` with the highest log-probability per token, best first.
+fn best(answers: Vec<(Answer, Pieces)>, best_of: usize, n: usize) -> Vec<(Answer, Pieces)> {
+    if best_of == n {
+        return answers;
+    }
+    let mut answers: Vec<Option<(Answer, Pieces)>> = answers.into_iter().map(Some).collect();
+    let mut kept = Vec::new();
+    for group in answers.chunks_mut(best_of) {
+        group.sort_by(|a, b| {
+            let mean = |a: &Option<(Answer, Pieces)>| a.as_ref().map_or(f32::NEG_INFINITY, |a| a.0.mean_logprob());
+            mean(b).total_cmp(&mean(a))
+        });
+        kept.extend(group.iter_mut().take(n).filter_map(Option::take));
+    }
+    kept
+}
+
 fn choice(index: usize, answer: Answer, mut pieces: Pieces) -> CompletionChoice {
     let (echo, mut logprobs) = pieces.prompt(&answer.prompt);
     for token in &answer.tokens {
-        if let (Some(all), Some(one)) = (&mut logprobs, pieces.token(token)) {
+        // Without a list nobody asked for them.
+        if let Some(all) = &mut logprobs
+            && let Some(one) = pieces.token(token)
+        {
             all.append(one);
         }
     }
@@ -251,72 +324,5 @@ impl Chunks for CompletionChunks {
             true => vec![self.chunk(vec![])],
             false => vec![],
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn parse(body: Value) -> Result<CompletionRequest, ApiError> {
-        CompletionRequest::parse(body.to_string().as_bytes())
-    }
-
-    #[test]
-    fn prompts_have_four_forms() {
-        let check = |prompt: Value, expected: &[Prompt]| {
-            assert_eq!(parse(json!({"prompt": prompt})).map(|r| r.prompts), Ok(expected.to_vec()));
-        };
-        let text = |t: &str| Prompt::Text(t.into());
-        check(json!("a"), &[text("a")]);
-        check(json!(["a", "b"]), &[text("a"), text("b")]);
-        check(json!([1, 2]), &[Prompt::Tokens(vec![1, 2])]);
-        check(json!([[1, 2], [3]]), &[Prompt::Tokens(vec![1, 2]), Prompt::Tokens(vec![3])]);
-    }
-
-    #[test]
-    fn wrong_parameters_are_named() {
-        let check = |body: Value, code: &str, param: &str| {
-            let error = parse(body.clone()).expect_err(&body.to_string());
-            assert_eq!((error.code(), error.body()["error"]["param"].clone()), (code, json!(param)), "{body}: {error}");
-        };
-        let invalid = |prompt: Value, param: &str| check(json!({"prompt": prompt}), "invalid_value", param);
-        invalid(json!([]), "prompt");
-        invalid(json!({}), "prompt");
-        invalid(json!([true]), "prompt[0]");
-        invalid(json!(["a", 1]), "prompt[1]");
-        invalid(json!([[1], "a"]), "prompt[1]");
-        invalid(json!([1, "a"]), "prompt[1]");
-        invalid(json!([1, -1]), "prompt[1]");
-        invalid(json!([[1, 1.5]]), "prompt[0][1]");
-        invalid(json!([u64::MAX]), "prompt[0]");
-        check(json!({}), "missing_required_parameter", "prompt");
-        check(json!({"prompt": null}), "missing_required_parameter", "prompt");
-        check(json!({"prompt": "x", "logprobs": true}), "invalid_value", "logprobs");
-        check(json!({"prompt": "x", "logprobs": 21}), "invalid_value", "logprobs");
-        check(json!({"prompt": "x", "max_tokens": -1}), "invalid_value", "max_tokens");
-        check(json!({"prompt": vec!["x"; 9], "n": 128}), "invalid_value", "n");
-        check(json!({"prompt": vec!["x"; 1025]}), "invalid_value", "prompt");
-        check(json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix");
-        check(json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of");
-        check(json!({"prompt": "x", "messages": []}), "unknown_parameter", "messages");
-    }
-
-    #[test]
-    fn scoring_a_text_reports_the_token_after_it_whatever_it_is() {
-        let check = |members: Value, ignore: bool| {
-            let mut body = json!({"prompt": "x"});
-            for (key, value) in members.as_object().expect("an object") {
-                body[key] = value.clone();
-            }
-            assert_eq!(parse(body).map(|r| r.common.stop.ignore_eos), Ok(ignore), "{members}");
-        };
-        check(json!({"echo": true, "logprobs": 1, "max_tokens": 1}), true);
-        check(json!({"echo": true, "logprobs": 1, "max_tokens": 2}), false);
-        check(json!({"echo": true, "logprobs": 1}), false);
-        check(json!({"echo": true, "max_tokens": 1}), false);
-        check(json!({"logprobs": 1, "max_tokens": 1}), false);
     }
 }

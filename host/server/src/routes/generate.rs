@@ -58,6 +58,9 @@ fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     if request.common.n != 1 {
         return Err(ApiError::invalid("n", "1", request.common.n));
     }
+    if request.best_of != 1 {
+        return Err(ApiError::invalid("best_of", "1", request.best_of));
+    }
     let unsupported = |param: &str| ApiError::Unsupported { param: param.into(), hint: "; use /v1/completions".into() };
     if request.echo {
         return Err(unsupported("echo"));

@@ -5,6 +5,7 @@ mod completions;
 mod generate;
 mod models;
 mod operations;
+pub(crate) mod shapes;
 mod status;
 mod tokenizer;
 
@@ -21,6 +22,7 @@ use crate::error::{ApiError, ServerError};
 use crate::http::access::{Access, cors, guard};
 use crate::http::keys::{ApiKeys, authenticate};
 use crate::http::observe::observe;
+use crate::openapi;
 use crate::state::AppState;
 
 /// All routes, for a listener at `address`.
@@ -49,6 +51,7 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/apply-template", post(tokenizer::apply_template))
         .route("/props", get(operations::props))
         .route("/version", get(operations::version))
+        .route("/openapi.json", get(openapi::document))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route);
     if let Some(keys) = ApiKeys::of(&state.settings)? {

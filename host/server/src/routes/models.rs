@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ use crate::http::body::json_bytes;
 use crate::params::Fields;
 use crate::state::AppState;
 
-#[derive(Debug, Serialize)]
-pub(super) struct Model {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Model {
     id: String,
     object: &'static str,
     created: u64,
@@ -23,8 +24,8 @@ pub(super) struct Model {
     state: ModelState,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct List {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct List {
     object: &'static str,
     data: Vec<Model>,
 }

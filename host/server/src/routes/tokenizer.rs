@@ -19,7 +19,7 @@ use crate::state::{AppState, ServedModel};
 
 /// A checked request.
 #[derive(Debug, PartialEq)]
-enum Tokenize {
+pub(super) enum Tokenize {
     /// vLLM's: what a completion of this prompt, or an answer to these messages, would compute.
     Prompt {
         model: Option<String>,
@@ -42,8 +42,7 @@ enum Tokenize {
 }
 
 impl Tokenize {
-    fn parse(body: &[u8]) -> Result<Tokenize, ApiError> {
-        let mut fields = Fields::parse(body)?;
+    pub(super) fn take(mut fields: Fields) -> Result<Tokenize, ApiError> {
         let given = ["prompt", "messages", "content"].map(|form| fields.has(form));
         match given {
             [true, false, false] => {
@@ -136,15 +135,14 @@ fn piece(bytes: &[u8]) -> Value {
 pub(super) async fn tokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
     let body = json_bytes(&state, request).await?;
     let answer = move |state: &AppState| {
-        let request = Tokenize::parse(&body)?;
+        let request = Tokenize::take(Fields::parse(&body)?)?;
         request.answer(&*state.model(request.model())?)
     };
     state.prepare(answer).await.map(Json)
 }
 
 /// The ids, and which model they are for.
-fn parse_ids(body: &[u8]) -> Result<(Option<String>, Vec<u32>), ApiError> {
-    let mut fields = Fields::parse(body)?;
+pub(super) fn take_ids(mut fields: Fields) -> Result<(Option<String>, Vec<u32>), ApiError> {
     let ids = match fields.required("tokens")? {
         Value::Array(items) => tokens(&items, "tokens")?,
         other => return Err(ApiError::invalid("tokens", "an array of token ids", describe(&other))),
@@ -155,7 +153,7 @@ fn parse_ids(body: &[u8]) -> Result<(Option<String>, Vec<u32>), ApiError> {
 pub(super) async fn detokenize(State(state): State<Arc<AppState>>, request: Request) -> Result<Json<Value>, ApiError> {
     let body = json_bytes(&state, request).await?;
     let answer = move |state: &AppState| {
-        let (model, ids) = parse_ids(&body)?;
+        let (model, ids) = take_ids(Fields::parse(&body)?)?;
         let model = state.model(model.as_deref())?;
         let size = model.tokenizer.vocab_size();
         if let Some(at) = ids.iter().position(|&id| id as usize >= size) {
@@ -221,7 +219,7 @@ mod tests {
     #[test]
     fn texts_to_tokenize_have_three_forms() {
         let check = |body: Value, expected: Tokenize| {
-            assert_eq!(Tokenize::parse(body.to_string().as_bytes()), Ok(expected), "{body}");
+            assert_eq!(Fields::parse(body.to_string().as_bytes()).and_then(Tokenize::take), Ok(expected), "{body}");
         };
         let prompt = |add_special, strings| Tokenize::Prompt { model: None, text: "x".into(), add_special, strings };
         check(json!({"prompt": "x"}), prompt(true, false));
@@ -244,7 +242,7 @@ mod tests {
             assert_eq!((error.code(), &error.body()["error"]["param"]), (code, &json!(param)), "{body}: {error}");
         };
         let tokenize = |body: Value, code: &str, param: &str| {
-            check(Tokenize::parse(body.to_string().as_bytes()).err(), &body, code, param);
+            check(Fields::parse(body.to_string().as_bytes()).and_then(Tokenize::take).err(), &body, code, param);
         };
         tokenize(json!({}), "missing_required_parameter", "prompt");
         tokenize(json!({"prompt": 1}), "invalid_value", "prompt");
@@ -255,7 +253,7 @@ mod tests {
         tokenize(json!({"messages": []}), "invalid_value", "messages");
         tokenize(json!({"messages": [{"role": "x"}]}), "invalid_value", "messages[0].role");
         let detokenize = |body: Value, code: &str, param: &str| {
-            check(parse_ids(body.to_string().as_bytes()).err(), &body, code, param);
+            check(Fields::parse(body.to_string().as_bytes()).and_then(take_ids).err(), &body, code, param);
         };
         detokenize(json!({}), "missing_required_parameter", "tokens");
         detokenize(json!({"tokens": "x"}), "invalid_value", "tokens");

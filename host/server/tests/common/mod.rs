@@ -10,7 +10,7 @@ use std::time::Duration;
 use rocmforge_engine::{EngineConfig, EngineHandle, RunError, Runner, RunnerLimits};
 use rocmforge_loader::config::ServerSettings;
 use rocmforge_program::{CacheDecl, IR_VERSION, ModelInfo, OutputBuffer, Program, Step};
-use rocmforge_server::{AppState, ModelFacts, ModelLoader, ServedModel, ServerError, bind, serve};
+use rocmforge_server::{AppState, LazyGrammars, ModelFacts, ModelLoader, ServedModel, ServerError, bind, serve};
 use rocmforge_tokenizer::{ChatTemplate, EncodeOptions, Tokenizer};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,6 +154,10 @@ pub struct Parrot {
     first: u32,
     rows: Vec<f32>,
     gate: Option<Receiver<()>>,
+    /// Said in this order, whatever was said before.
+    script: Vec<u32>,
+    /// Position of the last row, and of the first one of the answer.
+    at: (u32, u32),
 }
 
 impl Parrot {
@@ -167,7 +171,7 @@ impl Parrot {
         tokens.extend(tokenizer.eog_tokens().next());
         let next: HashMap<u32, u32> = tokens.windows(2).map(|w| (w[0], w[1])).collect();
         assert_eq!(next.len(), tokens.len() - 1, "a text without repetitions is needed");
-        Parrot { program, next, first: tokens[0], rows: Vec::new(), gate: None }
+        Parrot { program, next, first: tokens[0], rows: Vec::new(), gate: None, script: Vec::new(), at: (0, 0) }
     }
 }
 
@@ -192,8 +196,14 @@ impl Runner for Parrot {
         let vocab = self.program.info.vocab_size;
         self.rows = vec![0.0; step.logits_rows.len() * vocab];
         for (row, &at) in self.rows.chunks_mut(vocab).zip(step.logits_rows) {
-            let next = self.next.get(&step.token_ids[at as usize]).unwrap_or(&self.first);
-            row[*next as usize] = 20.0;
+            let mut next = *self.next.get(&step.token_ids[at as usize]).unwrap_or(&self.first);
+            if !self.script.is_empty() {
+                let position = step.positions[at as usize];
+                let start = if position == self.at.0 + 1 { self.at.1 } else { position };
+                self.at = (position, start);
+                next = self.script[((position - start) as usize).min(self.script.len() - 1)];
+            }
+            row[next as usize] = 20.0;
         }
         Ok(())
     }
@@ -219,7 +229,16 @@ pub fn model(text: &str) -> ServedModel {
     served(tokenizer, parrot)
 }
 
-/// The same, but every step waits for a message; the sender gone means to run freely.
+/// A model that answers with `text`, which may repeat itself, one request at a time.
+pub fn script_model(text: &str) -> ServedModel {
+    let tokenizer = tokenizer();
+    let mut script = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false });
+    script.extend(tokenizer.eog_tokens().next());
+    let parrot = Parrot { script, ..Parrot::new(&tokenizer, "a", 512) };
+    served(tokenizer, parrot)
+}
+
+/// A model that answers with `text`, but every step waits for a message; the sender gone means to run freely.
 pub fn gated_model(text: &str) -> (ServedModel, Sender<()>) {
     let tokenizer = tokenizer();
     let (open, gate) = channel();
@@ -243,6 +262,7 @@ fn served(tokenizer: Tokenizer, parrot: Parrot) -> ServedModel {
         max_sequences: 4,
         block_size: 4,
         template_source: Some(TEMPLATE.into()),
+        grammars: LazyGrammars::default(),
         facts: ModelFacts::default(),
     }
 }

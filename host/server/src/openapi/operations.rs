@@ -1,0 +1,174 @@
+//! What each route is for. A route that is missing here fails a test.
+
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use crate::params::Fields;
+use crate::params::rules::{Route, described};
+use crate::requests::Report;
+use crate::routes::shapes::{self, ModelList};
+use crate::wire::{ChatChoice, ChunkChoice, CompletionChoice, Envelope};
+
+/// Media types, and schemas of what they hold; of an event stream that of one event.
+type Answers = &'static [(&'static str, fn(&mut SchemaGenerator) -> Value)];
+
+pub(super) struct Operation {
+    /// In lower case.
+    pub(super) method: &'static str,
+    /// As the router has it.
+    pub(super) path: &'static str,
+    pub(super) id: &'static str,
+    pub(super) summary: &'static str,
+    /// Names of parameters in the query.
+    pub(super) query: &'static [&'static str],
+    pub(super) body: Option<Body>,
+    pub(super) answers: Answers,
+}
+
+pub(super) struct Body {
+    /// Members and their schemas.
+    pub(super) members: fn() -> Map<String, Value>,
+    pub(super) required: &'static [&'static str],
+}
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().to_value()
+}
+
+/// An object whose members are those of other servers, and described in their documents.
+fn object(_: &mut SchemaGenerator) -> Value {
+    json!({"type": "object"})
+}
+
+fn text(_: &mut SchemaGenerator) -> Value {
+    json!({"type": "string"})
+}
+
+/// What a parser asks of a body that has all that it needs.
+fn asked(body: Value, parse: impl FnOnce(Fields)) -> Map<String, Value> {
+    match Fields::recorded(body) {
+        Ok((fields, recorder)) => {
+            parse(fields);
+            recorder.members()
+        }
+        Err(_) => Map::new(),
+    }
+}
+
+fn chat() -> Map<String, Value> {
+    let body = json!({"messages": [{"role": "user", "content": ""}]});
+    with_known(asked(body, |fields| drop(shapes::parse_chat(fields))), Route::Chat)
+}
+
+fn completion() -> Map<String, Value> {
+    with_known(asked(json!({"prompt": ""}), |fields| drop(shapes::parse_completion(fields))), Route::Completions)
+}
+
+fn with_known(mut members: Map<String, Value>, route: Route) -> Map<String, Value> {
+    members.extend(described(route).map(|(name, schema)| (name.to_string(), schema)));
+    members
+}
+
+fn tokenize() -> Map<String, Value> {
+    let mut members = asked(json!({"content": ""}), |fields| drop(shapes::parse_tokenize(fields)));
+    members.extend(asked(json!({"prompt": ""}), |fields| drop(shapes::parse_tokenize(fields))));
+    members.extend(chat().into_iter().filter(|(name, _)| !matches!(name.as_str(), "model" | "prompt" | "content")));
+    members
+}
+
+fn detokenize() -> Map<String, Value> {
+    asked(json!({"tokens": []}), |fields| drop(shapes::parse_detokenize(fields)))
+}
+
+fn model() -> Map<String, Value> {
+    json!({"model": {"type": "string"}}).as_object().cloned().unwrap_or_default()
+}
+
+const CHAT: Option<Body> = Some(Body { members: chat, required: &["messages"] });
+const COMPLETION: Option<Body> = Some(Body { members: completion, required: &["prompt"] });
+const NAMED: Option<Body> = Some(Body { members: model, required: &["model"] });
+const MODEL: &[&str] = &["model"];
+
+const fn get(path: &'static str, id: &'static str, summary: &'static str, answers: Answers) -> Operation {
+    Operation { method: "get", path, id, summary, query: &[], body: None, answers }
+}
+
+const fn post(
+    path: &'static str,
+    id: &'static str,
+    summary: &'static str,
+    body: Option<Body>,
+    answers: Answers,
+) -> Operation {
+    Operation { method: "post", path, id, summary, query: &[], body, answers }
+}
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    post(
+        "/v1/chat/completions",
+        "create_chat_completion",
+        "Answers a conversation.",
+        CHAT,
+        &[(JSON, schema::<Envelope<'_, ChatChoice>>), (EVENTS, schema::<Envelope<'_, ChunkChoice>>)],
+    ),
+    post(
+        "/v1/completions",
+        "create_completion",
+        "Continues one or several texts, and scores them.",
+        COMPLETION,
+        &[(JSON, schema::<Envelope<'_, CompletionChoice>>), (EVENTS, schema::<Envelope<'_, CompletionChoice>>)],
+    ),
+    get("/v1/models", "list_models", "The models.", &[(JSON, schema::<ModelList>)]),
+    get("/models", "list_models_plainly", "The models.", &[(JSON, schema::<ModelList>)]),
+    post("/models/load", "load_model", "Loads a model, and answers when it is there.", NAMED, &[(JSON, object)]),
+    post(
+        "/models/unload",
+        "unload_model",
+        "Unloads a model, and answers when its memory is free.",
+        NAMED,
+        &[(JSON, object)],
+    ),
+    get("/v1/models/{*id}", "retrieve_model", "One model; its name may contain slashes.", &[(JSON, object)]),
+    post(
+        "/generate",
+        "generate",
+        "Continues one text, in a plain shape.",
+        COMPLETION,
+        &[(JSON, object), (EVENTS, object)],
+    ),
+    post("/generate/stream", "generate_stream", "The same as a stream.", COMPLETION, &[(EVENTS, object)]),
+    get("/status", "server_status", "What the server does at this moment.", &[(JSON, object)]),
+    get("/status/{*id}", "request_status", "How far a request is.", &[(JSON, schema::<Report>)]),
+    post("/cancel/{*id}", "cancel_request", "Ends a request.", None, &[(JSON, schema::<Report>)]),
+    post(
+        "/tokenize",
+        "tokenize",
+        "The tokens of a text, in the form of vLLM or of llama-server.",
+        Some(Body { members: tokenize, required: &[] }),
+        &[(JSON, object)],
+    ),
+    post(
+        "/detokenize",
+        "detokenize",
+        "The text of tokens.",
+        Some(Body { members: detokenize, required: &["tokens"] }),
+        &[(JSON, object)],
+    ),
+    post("/apply-template", "apply_template", "The prompt of a conversation.", CHAT, &[(JSON, object)]),
+    Operation { query: MODEL, ..get("/tokenizer_info", "tokenizer_info", "What the tokenizer is.", &[(JSON, object)]) },
+    Operation { query: MODEL, ..get("/props", "props", "What the model is, as of llama-server.", &[(JSON, object)]) },
+    get("/", "index", "Name and version of the server; for a browser a page.", &[(JSON, object), ("text/html", text)]),
+    get("/version", "version", "The version of the server.", &[(JSON, object)]),
+    get("/health", "health", "Answers as long as the process lives.", &[(JSON, object)]),
+    get("/ready", "ready", "Answers with 503 while nothing is served.", &[(JSON, object)]),
+    get(
+        "/metrics",
+        "metrics",
+        "Numbers for Prometheus.",
+        &[("application/openmetrics-text; version=1.0.0; charset=utf-8", text)],
+    ),
+    get("/openapi.json", "openapi", "This document.", &[(JSON, object)]),
+];
