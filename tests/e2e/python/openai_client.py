@@ -2,10 +2,15 @@
 
 Prints one line per case and `N passed, N failed`; exits with 1 if a case fails.
 """
+import asyncio
+import json
 import sys
 import traceback
+from typing import Literal
 
+import httpx
 import openai
+from pydantic import BaseModel, Field
 
 URL, MODEL = sys.argv[1], sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0, timeout=120)
@@ -142,6 +147,185 @@ def survives_a_client_that_leaves():
     next(iter(stream))
     stream.close()
     answers()
+
+
+WEATHER = {"type": "function", "function": {
+    "name": "weather", "description": "The weather in a city.", "strict": True,
+    "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]},
+                                                    "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+                   "required": ["city", "days"], "additionalProperties": False}}}
+
+
+class Sum(BaseModel):
+    result: int = Field(ge=0, le=999)
+    unit: Literal["none", "apples"]
+    steps: list[bool] = Field(max_length=3)
+
+
+class City(BaseModel):
+    city: Literal["Rome", "Oslo"]
+
+
+@case
+def answers_are_parsed_into_classes():
+    r = client.chat.completions.parse(model=MODEL, messages=QUESTION, response_format=Sum, temperature=1, seed=3)
+    assert isinstance(r.choices[0].message.parsed, Sum), r
+    with client.chat.completions.stream(model=MODEL, messages=QUESTION, response_format=Sum, temperature=0) as stream:
+        parsed = stream.get_final_completion().choices[0].message.parsed
+    assert isinstance(parsed, Sum), parsed
+
+
+@case
+def json_mode():
+    r = client.chat.completions.create(model=MODEL, messages=QUESTION, response_format={"type": "json_object"},
+                                       temperature=1, seed=1, max_tokens=400)
+    if r.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(r.choices[0].message.content), dict), r
+
+
+@case
+def grammars():
+    ask = lambda **extra: client.chat.completions.create(  # noqa: E731
+        model=MODEL, messages=QUESTION, temperature=1, extra_body=extra).choices[0].message.content
+    assert ask(guided_choice=["red", "green"]) in ("red", "green")
+    assert ask(structured_outputs={"regex": "[0-9]{3}"}).isdigit()
+    assert ask(grammar='root ::= "<" [a-c]{2} ">"')[0] == "<"
+
+
+@case
+def calls_tools():
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        r = client.chat.completions.create(model=MODEL, messages=QUESTION, tools=[WEATHER], tool_choice=choice,
+                                           parallel_tool_calls=False, temperature=1, seed=1)
+        (call,) = r.choices[0].message.tool_calls
+        assert call.type == "function" and call.function.name == "weather" and call.id
+        assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+        assert r.choices[0].finish_reason == "tool_calls" and r.choices[0].message.content is None
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    r = client.chat.completions.create(model=MODEL, tools=[WEATHER], temperature=0,
+                                       messages=[*QUESTION, r.choices[0].message, result], max_tokens=20)
+    assert r.choices[0].message.role == "assistant"
+
+
+@case
+def streams_calls_of_tools():
+    with client.chat.completions.stream(model=MODEL, messages=QUESTION, tool_choice="required", temperature=0,
+                                        tools=[openai.pydantic_function_tool(City, name="city")]) as stream:
+        kinds = {event.type for event in stream}
+        call = stream.get_final_completion().choices[0].message.tool_calls[0]
+    assert "tool_calls.function.arguments.delta" in kinds and "tool_calls.function.arguments.done" in kinds, kinds
+    assert isinstance(call.function.parsed_arguments, City), call
+
+
+@case
+def tools_that_are_not_called():
+    r = client.chat.completions.create(model=MODEL, messages=QUESTION, tools=[WEATHER], tool_choice="none", temperature=0)
+    assert r.choices[0].message.content.strip() == "88" and not r.choices[0].message.tool_calls, r
+
+
+@case
+def scores_a_text():
+    r = client.completions.create(model=MODEL, prompt="What is 14 + 74?", max_tokens=0, echo=True, logprobs=1)
+    scores = r.choices[0].logprobs
+    assert r.choices[0].text == "What is 14 + 74?" and scores.token_logprobs[0] is None
+    assert len(scores.tokens) == len(scores.token_logprobs) == len(scores.top_logprobs) == len(scores.text_offset)
+    assert all(p <= 0 for p in scores.token_logprobs[1:]) and r.usage.completion_tokens == 0
+
+
+@case
+def the_best_of_several():
+    r = client.completions.create(model=MODEL, prompt="The", max_tokens=8, n=2, best_of=4, temperature=1, seed=2)
+    assert [c.index for c in r.choices] == [0, 1] and r.usage.completion_tokens > 16, r
+
+
+@case
+def streams_log_probabilities_and_running_usage():
+    chunks = list(client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, logprobs=True, top_logprobs=2, stream=True,
+        stream_options={"include_usage": True}, extra_body={"stream_options": {
+            "include_usage": True, "continuous_usage_stats": True}}))
+    entries = [e for c in chunks if c.choices and c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert entries and all(len(e.top_logprobs) == 2 for e in entries), chunks
+    assert all(c.usage is not None for c in chunks)
+
+
+@case
+def samplers_of_other_servers():
+    for extra in ({"min_p": 0.1}, {"typical_p": 0.9}, {"top_n_sigma": 1}, {"mirostat": 1}, {"mirostat": 2},
+                  {"dry_multiplier": 0.8}, {"xtc_probability": 0.5}, {"repetition_penalty": 1.2}, {"top_k": 5},
+                  {"min_tokens": 5, "ignore_eos": True}, {"allowed_token_ids": [35, 36]}):
+        ask = lambda: client.completions.create(  # noqa: E731
+            model=MODEL, prompt="The", max_tokens=8, temperature=1, seed=4, extra_body=extra).choices[0].text
+        assert ask() == ask(), extra
+
+
+@case
+def nulls_are_absent():
+    nothing = {name: None for name in (
+        "temperature top_p n stop max_tokens max_completion_tokens seed logit_bias logprobs top_logprobs tools "
+        "tool_choice response_format stream stream_options user presence_penalty frequency_penalty").split()}
+    r = httpx.post(URL + "/v1/chat/completions", timeout=120, json={"model": MODEL, "messages": QUESTION, **nothing})
+    assert r.status_code == 200, r.text
+
+
+@case
+def request_ids():
+    r = client.chat.completions.with_raw_response.create(model=MODEL, messages=QUESTION, max_tokens=1,
+                                                         extra_headers={"x-request-id": "my-id"})
+    assert r.headers["x-request-id"] == "my-id" and r.request_id == "my-id"
+    try:
+        client.chat.completions.create(model=MODEL, messages=[])
+    except openai.BadRequestError as e:
+        assert e.request_id and e.code == "invalid_value" and e.type == "invalid_request_error", e.body
+
+
+@case
+def more_that_is_wrong():
+    raises(openai.BadRequestError, 400, "response_format.type", response_format={"type": "xml"})
+    raises(openai.BadRequestError, 400, "tools[0].type", tools=[{"type": "custom"}])
+    raises(openai.BadRequestError, 400, "tool_choice", tool_choice="required")
+    raises(openai.BadRequestError, 400, "stop", stop=["x"] * 17)
+    raises(openai.BadRequestError, 400, "nonsense", extra_body={"nonsense": 1})
+    raises(openai.BadRequestError, 400, "messages[0].role", messages=[{"role": "robot", "content": "x"}])
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"type": "thing"}}}
+    raises(openai.BadRequestError, 400, "response_format.json_schema.schema", response_format=schema)
+
+
+@case
+def timeouts_leave_nothing_behind():
+    try:
+        client.with_options(timeout=0.2).completions.create(model=MODEL, prompt="The", max_tokens=900,
+                                                            extra_body={"ignore_eos": True}, n=8)
+        raise AssertionError("that was too fast for this test")
+    except openai.APITimeoutError:
+        pass
+    answers()
+
+
+@case
+def asynchronous_clients_run_side_by_side_and_cancel():
+    async def run():
+        own = openai.AsyncOpenAI(base_url=URL + "/v1", api_key="none", max_retries=0, timeout=120)
+        one = lambda: own.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)  # noqa: E731
+        long = asyncio.create_task(own.completions.create(model=MODEL, prompt="The", max_tokens=900,
+                                                          extra_body={"ignore_eos": True}))
+        texts = [r.choices[0].message.content.strip() for r in await asyncio.gather(*(one() for _ in range(8)))]
+        assert texts == ["88"] * 8, texts
+        long.cancel()
+        try:
+            await long
+        except asyncio.CancelledError:
+            pass
+        await own.close()
+    asyncio.run(run())
+    answers()
+
+
+@case
+def the_api_describes_itself():
+    document = httpx.get(URL + "/openapi.json").json()
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["temperature"]["maximum"] == 2 and "messages" in body["required"]
 
 
 def main():

@@ -12,19 +12,33 @@ pub fn run(program: &str, args: &[&str]) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// A Python with the official client, in a virtual environment that is made once.
+/// A Python with the official client and a validator of JSON schemas.
 pub fn with_client() -> Option<String> {
-    let folder: PathBuf = build_folder().join("../python-clients");
+    environment("python-clients", &["openai>=2,<4", "jsonschema>=4"], "import openai, jsonschema")
+}
+
+/// A Python with libraries that speak to the API through adapters of their own.
+pub fn with_adapters() -> Option<String> {
+    let packages = ["openai>=2,<4", "langchain-openai>=1", "litellm>=1.80"];
+    environment("python-adapters", &packages, "import langchain_openai, litellm")
+}
+
+/// A Python with lm-eval.
+pub fn with_lm_eval() -> Option<String> {
+    environment("python-lm-eval", &["lm-eval[api]>=0.4.10"], "import lm_eval, tenacity")
+}
+
+/// A virtual environment with these packages that can run `imports`, made once.
+fn environment(name: &str, packages: &[&str], imports: &str) -> Option<String> {
+    let folder: PathBuf = build_folder().join("..").join(name);
     let program = folder.join("bin/python");
     let program = program.to_str()?.to_owned();
-    let works = |program: &str| {
-        let output = Command::new(program).args(["-c", "import openai"]).output();
-        output.is_ok_and(|o| o.status.success())
-    };
+    let works = |program: &str| Command::new(program).args(["-c", imports]).output().is_ok_and(|o| o.status.success());
     if !works(&program) {
         let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).output().ok()?;
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "openai>=2,<4"];
-        if !made.status.success() || !Command::new(&program).args(pip).output().ok()?.status.success() {
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        let installed = || Command::new(&program).args(pip).args(packages).output();
+        if !made.status.success() || !installed().ok()?.status.success() {
             return None;
         }
     }

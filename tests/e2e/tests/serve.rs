@@ -11,19 +11,45 @@ fn shipped() -> Server {
     Server::start(&["--config", config.to_str().expect("a path in UTF-8")], &[])
 }
 
-#[test]
-fn the_official_client_is_answered() {
-    let Some(program) = python::with_client() else {
-        println!("skipped: no virtual environment with the openai package (needs python3-venv and a network)");
-        return;
-    };
-    let server = shipped();
-    let script = repository().join("tests/e2e/python/openai_client.py");
+/// Runs a script of ours on a server, with its address and a model as arguments, and more. Nothing may be left behind.
+fn check(server: &Server, program: &str, script: &str, more: &[&str]) {
+    let script = repository().join("tests/e2e/python").join(script);
     let url = format!("http://{}", server.address);
-    let (ok, text) = python::run(&program, &[script.to_str().expect("a path in UTF-8"), &url, "llama-demo"]);
+    let (ok, text) = python::run(program, &[&[script.to_str().expect("a path in UTF-8"), &url], more].concat());
     println!("{text}");
     assert!(ok, "{text}");
     server.wait_for_metric("rocmforge_active_requests", |n| n == 0.0);
+}
+
+const NO_CLIENT: &str = "skipped: no virtual environment with its packages (needs python3-venv and a network)";
+
+#[test]
+fn the_official_client_is_answered() {
+    let Some(program) = python::with_client() else { return println!("{NO_CLIENT}") };
+    check(&shipped(), &program, "openai_client.py", &["llama-demo"]);
+}
+
+#[test]
+fn answers_to_strict_schemas_validate() {
+    let Some(program) = python::with_client() else { return println!("{NO_CLIENT}") };
+    check(&shipped(), &program, "strict_schemas.py", &["llama-demo", "24"]);
+    // A vocabulary of SentencePiece, with bytes as tokens.
+    let model = repository().join("tests/models/mistral-demo-Q4_K_M.gguf");
+    let server = Server::start(&[], &["--model", model.to_str().expect("a path in UTF-8")]);
+    check(&server, &program, "strict_schemas.py", &["", "24"]);
+}
+
+#[test]
+fn adapters_of_other_libraries_are_answered() {
+    let Some(program) = python::with_adapters() else { return println!("{NO_CLIENT}") };
+    check(&shipped(), &program, "adapters.py", &["llama-demo"]);
+}
+
+#[test]
+#[ignore = "installs 600 MB of packages: run with -- --ignored"]
+fn lm_eval_scores_texts() {
+    let Some(program) = python::with_lm_eval() else { return println!("{NO_CLIENT}") };
+    check(&shipped(), &program, "lm_eval_scores.py", &["llama-demo"]);
 }
 
 #[test]
