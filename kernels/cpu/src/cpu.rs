@@ -52,7 +52,8 @@ impl Cpu {
     pub fn matmul_needs(rows: usize, cols: usize) -> Needs {
         let quantized = int8::scratch(rows, cols);
         if rows <= FEW_ROWS {
-            return Needs { packed: quantized, per_thread: 0 };
+            let per_thread = if rows > 1 { PER_THREAD } else { 0 };
+            return Needs { packed: quantized, per_thread };
         }
         let tiles = rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols);
         Needs { packed: tiles.max(quantized), per_thread: PER_THREAD }

@@ -3,7 +3,7 @@ use std::fmt;
 use crate::error::KernelError;
 use crate::int8::Token8;
 #[cfg(target_arch = "x86_64")]
-use crate::int8::Vnni512;
+use crate::int8::{Vnni256, Vnni512};
 use crate::simd::{Kernel, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
@@ -17,6 +17,8 @@ enum Token {
     Scalar(Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(Vnni256),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
 }
@@ -38,12 +40,13 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(Avx2::detect().map(|t| Isa(Token::Avx2(t))));
+            found.extend(Vnni256::detect().map(|t| Isa(Token::AvxVnni(t))));
             found.extend(Avx512::detect().map(|t| Isa(Token::Avx512(t))));
         }
         found
     }
 
-    /// By name: `auto`, `scalar`, `avx2` or `avx512`.
+    /// By name: `auto`, `scalar`, `avx2`, `avxvnni` or `avx512`.
     ///
     /// # Errors
     /// The name is none of these, or the processor lacks it.
@@ -65,6 +68,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Token::AvxVnni(_) => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
         }
     }
@@ -76,9 +81,12 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(token) => Some(Token8::Avx2(token)),
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(token) => {
-                Vnni512::detect(token).map(Token8::Vnni512).or_else(|| Avx2::detect().map(Token8::Avx2))
-            }
+            Token::AvxVnni(token) => Some(Token8::Vnni256(token)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(token) => Vnni512::detect(token)
+                .map(Token8::Vnni512)
+                .or_else(|| Vnni256::detect().map(Token8::Vnni256))
+                .or_else(|| Avx2::detect().map(Token8::Avx2)),
         }
     }
 
@@ -88,6 +96,8 @@ impl Isa {
             Token::Scalar(token) => token.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(token) => token.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::AvxVnni(token) => token.avx2().enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(token) => token.enter(kernel),
         }

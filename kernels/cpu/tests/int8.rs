@@ -73,7 +73,7 @@ fn check(dtype: DType, rows: usize, cols: usize, n: usize, with_bias: bool) {
 #[test]
 fn every_interleaved_type_multiplies_as_defined() {
     let types = types();
-    assert!(types.len() >= 13, "{types:?}");
+    assert!(types.len() >= 24, "{types:?}");
     for dtype in types {
         check(dtype, 16, dtype.layout().block_elements, 1, false);
         check(dtype, 37, 512, 1, true);
@@ -93,6 +93,9 @@ fn rows_and_tiles_of_every_number() {
     }
     check(DType::Q8_0, 3000, 32, 1, true);
     check(DType::Q6_K, 700, 2304, 9, false);
+    // More rows of x than one pass takes, in several chunks of columns.
+    check(DType::Q8_0, 100, 1056, 70, true);
+    check(DType::Q4_0, 20, 544, 530, true);
 }
 
 #[test]

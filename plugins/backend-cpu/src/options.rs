@@ -7,7 +7,7 @@ use serde::Deserialize;
 pub(crate) struct CpuOptions {
     /// Threads to compute with; absent: what the host says.
     pub(crate) threads: Option<usize>,
-    /// `auto`, `scalar`, `avx2` or `avx512`.
+    /// `auto`, `scalar`, `avx2`, `avxvnni` or `avx512`.
     pub(crate) isa: String,
     /// Element type of the KV cache.
     pub(crate) kv_type: KvOption,

@@ -19,6 +19,9 @@ pub(crate) enum Numbers {
     ScaledSum,
 }
 
+/// Rows of a full tile.
+pub(crate) const TILE: usize = 4;
+
 /// Bytes of a block of a row.
 pub(crate) const BLOCK_BYTES: usize = BLOCK + 4 * 5;
 
@@ -33,12 +36,12 @@ pub(crate) fn place(rows: usize, which: Numbers, row: usize) -> usize {
     rows * (BLOCK + 4 * which as usize) + 4 * row
 }
 
-/// Heights of the tiles of `n` rows, of at most `most`, a power of two: full ones, then powers of two.
-pub(crate) fn tiles(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+/// First rows and heights of the tiles of `n` rows: full ones, then powers of two.
+pub(crate) fn tiles(n: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let mut first = 0;
     std::iter::from_fn(move || {
         let left = n - first;
-        let height = if left >= most { most } else { 1 << left.checked_ilog2()? };
+        let height = if left >= TILE { TILE } else { 1 << left.checked_ilog2()? };
         first += height;
         Some((first - height, height))
     })
@@ -70,24 +73,24 @@ fn quantize_block(x: &[f32; BLOCK], codes: &mut [i32; BLOCK]) -> f32 {
 }
 
 /// Quantises the rows of one tile, `[rows, cols]`, to `out` of `rows * row_bytes(cols)`, for weights whose code of zero
-/// is 0 or two to the power of `zero`.
+/// is `zero`.
 #[inline(always)]
 pub(crate) fn quantize_tile(x: &[f32], cols: usize, zero: i32, out: &mut [u8]) {
-    let rows = x.len() / cols;
-    let mut codes = [0i32; BLOCK];
+    let (rows, zero) = (x.len() / cols, zero.max(1));
+    let (mut codes, mut bytes) = ([0i32; BLOCK], [0u8; BLOCK]);
     for (row, x) in x.chunks_exact(cols).enumerate() {
         for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out.chunks_exact_mut(rows * BLOCK_BYTES)) {
             let scale = quantize_block(x, &mut codes);
-            let bytes = codes.map(|c| c as i8 as u8);
+            bytes.iter_mut().zip(&codes).for_each(|(byte, code)| *byte = *code as i8 as u8);
             for (quad, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
                 out[4 * (quad * rows + row)..][..4].copy_from_slice(bytes);
             }
             let (first, last) = (-sum(&codes[..16]), -sum(&codes[16..]));
             let mut put = |which, bytes: [u8; 4]| out[place(rows, which, row)..][..4].copy_from_slice(&bytes);
             put(Numbers::Scale, scale.to_ne_bytes());
-            put(Numbers::Sum, ((first + last) << zero).to_ne_bytes());
-            put(Numbers::FirstSum, (first << zero).to_ne_bytes());
-            put(Numbers::LastSum, (last << zero).to_ne_bytes());
+            put(Numbers::Sum, ((first + last) * zero).to_ne_bytes());
+            put(Numbers::FirstSum, (first * zero).to_ne_bytes());
+            put(Numbers::LastSum, (last * zero).to_ne_bytes());
             put(Numbers::ScaledSum, (scale * (first + last) as f32).to_ne_bytes());
         }
     }

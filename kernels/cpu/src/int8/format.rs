@@ -9,6 +9,10 @@ use std::marker::PhantomData;
 
 use rocmforge_quant::DType;
 
+use super::grid::{Iq1, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
+use super::scales::{
+    BHalf, E4m3, Half, Half64, Half128, Half256, HalfMin, K16, K16Nibbles, K32, K32Min, Odd16, Odd32, Scales,
+};
 use super::simd::Int8;
 
 /// Rows of a group.
@@ -16,68 +20,79 @@ pub(crate) const ROWS: usize = 16;
 /// Columns of a block.
 pub(crate) const BLOCK: usize = 32;
 
-/// Codes of a block.
-pub(crate) trait Codes {
-    /// Vectors of 64 bytes per block.
-    const VECTORS: usize;
+/// How codes are multiplied with activations.
+pub(crate) trait Products {
     /// Whether codes may be 128 or more.
     const WIDE: bool;
     /// Quads, 1, 2 or 4, of which the largest codes add up to at most 128.
     const TOGETHER: usize;
+}
+
+pub(crate) struct Wide;
+
+impl Products for Wide {
+    const WIDE: bool = true;
+    const TOGETHER: usize = 1;
+}
+
+pub(crate) struct Narrow<const TOGETHER: usize>;
+
+impl<const TOGETHER: usize> Products for Narrow<TOGETHER> {
+    const WIDE: bool = false;
+    const TOGETHER: usize = TOGETHER;
+}
+
+/// Codes of a block.
+pub(crate) trait Codes {
+    /// Vectors of 64 bytes per block.
+    const VECTORS: usize;
+    /// Bytes per row that follow them.
+    const REST: usize = 0;
+    /// How they are multiplied.
+    type Products: Products;
 
     /// The codes of quad `quad` of 8.
     /// # Safety
-    /// `block` is readable for `VECTORS` vectors from the first lane wanted on.
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I;
-    /// The vectors of a row, of which each element is its four bytes, from the codes of its quads.
+    /// `block` is the first of the vectors of a block, at the first lane wanted, whose number is `lane`.
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, lane: usize, quad: usize) -> S::I;
+    /// The vectors of a row, of which each element is its four bytes, from the codes of its quads; of points of a grid
+    /// these are the words that `unpack` gives. The last element is what follows the vectors.
     fn pack(quads: [u32; 8]) -> [u32; 8];
 }
 
-/// Scales of the blocks of a unit.
-pub(crate) trait Scales {
-    /// Blocks of a unit, which is the block of the file.
-    const BLOCKS: usize;
-    /// Bytes of a unit's scales for all rows.
-    const BYTES: usize;
-    /// Scales per block of 32.
-    const PARTS: usize;
-    /// Whether there are minima.
-    const MINS: bool;
-
-    /// What all blocks of a unit share.
-    /// # Safety
-    /// `p` is readable for the `BYTES` of a unit; `lane` is 0 or, with 8 lanes, 8.
-    unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2];
-    /// Scale and, subtracted, minimum of a part of a block.
-    /// # Safety
-    /// As for `head`; `block < BLOCKS` and `part < PARTS`.
-    unsafe fn get<S: Int8>(s: S, p: *const u8, lane: usize, head: [S::F; 2], at: (usize, usize)) -> [S::F; 2];
+/// Bytes of the codes of a block of all rows of a group.
+#[inline(always)]
+pub(crate) const fn code_bytes<C: Codes>() -> usize {
+    64 * C::VECTORS + ROWS * C::REST
 }
 
-/// A format: codes, scales, and the number of bits of the power of two that is code zero; 0: zero is.
+/// A format: codes, scales, and the code of zero.
 pub(crate) struct Format8<C, K, const ZERO: i32>(PhantomData<(C, K)>);
 
 pub(crate) trait Packing {
     type C: Codes;
     type K: Scales;
+    /// Above 0 if and only if there are no minima.
     const ZERO: i32;
 }
 
 impl<C: Codes, K: Scales, const ZERO: i32> Packing for Format8<C, K, ZERO> {
     type C = C;
     type K = K;
-    const ZERO: i32 = ZERO;
+    const ZERO: i32 = {
+        assert!((ZERO > 0) != K::MINS);
+        ZERO
+    };
 }
 
 pub(crate) struct Bits8;
 
 impl Codes for Bits8 {
     const VECTORS: usize = 8;
-    const WIDE: bool = true;
-    const TOGETHER: usize = 1;
+    type Products = Wide;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
         unsafe { s.load(block.add(64 * quad)) }
     }
@@ -116,11 +131,10 @@ pub(crate) struct Bits4;
 
 impl Codes for Bits4 {
     const VECTORS: usize = 4;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 4;
+    type Products = Narrow<4>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
         unsafe { nibble(s, block, quad) }
     }
@@ -134,11 +148,10 @@ pub(crate) struct Bits5;
 
 impl Codes for Bits5 {
     const VECTORS: usize = 5;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 4;
+    type Products = Narrow<4>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
         unsafe { s.or(nibble(s, block, quad), shift(s, s.load(block.add(256)), quad, 4, 16)) }
     }
@@ -160,11 +173,10 @@ pub(crate) struct Bits6;
 
 impl Codes for Bits6 {
     const VECTORS: usize = 6;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 2;
+    type Products = Narrow<2>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
         unsafe {
             let high = s.load(block.add(256 + 64 * (quad / 4)));
@@ -179,15 +191,34 @@ impl Codes for Bits6 {
     }
 }
 
+/// Codes 0 and 2.
+pub(crate) struct Bits1;
+
+impl Codes for Bits1 {
+    const VECTORS: usize = 1;
+    type Products = Narrow<4>;
+
+    #[inline(always)]
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { shift(s, s.load(block), quad, 1, 2) }
+    }
+    #[inline(always)]
+    fn pack(q: [u32; 8]) -> [u32; 8] {
+        let mut out = [0; 8];
+        out[0] = (0..8).fold(0, |v, i| v | (q[i] >> 1 & 0x0101_0101) << i);
+        out
+    }
+}
+
 pub(crate) struct Bits2;
 
 impl Codes for Bits2 {
     const VECTORS: usize = 2;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 4;
+    type Products = Narrow<4>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
         unsafe { shift(s, s.load(block.add(64 * (quad / 4))), 2 * (quad % 4), 0, 3) }
     }
@@ -202,13 +233,12 @@ pub(crate) struct Bits3;
 
 impl Codes for Bits3 {
     const VECTORS: usize = 3;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 4;
+    type Products = Narrow<4>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
-        unsafe { s.or(Bits2::quad(s, block, quad), shift(s, s.load(block.add(128)), quad, 2, 4)) }
+        unsafe { s.or(Bits2::quad(s, block, 0, quad), shift(s, s.load(block.add(128)), quad, 2, 4)) }
     }
     #[inline(always)]
     fn pack(q: [u32; 8]) -> [u32; 8] {
@@ -233,11 +263,10 @@ pub(crate) struct Iq4;
 
 impl Codes for Iq4 {
     const VECTORS: usize = 4;
-    const WIDE: bool = true;
-    const TOGETHER: usize = 1;
+    type Products = Wide;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         const TABLE: [u8; 16] = raised(rocmforge_quant::tables::IQ4_VALUES, 128);
         // SAFETY: the caller's contract.
         unsafe { s.lookup(nibble(s, block, quad), &TABLE) }
@@ -252,11 +281,10 @@ pub(crate) struct Fp4;
 
 impl Codes for Fp4 {
     const VECTORS: usize = 4;
-    const WIDE: bool = false;
-    const TOGETHER: usize = 4;
+    type Products = Narrow<4>;
 
     #[inline(always)]
-    unsafe fn quad<S: Int8>(s: S, block: *const u8, quad: usize) -> S::I {
+    unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         const TABLE: [u8; 16] = raised(rocmforge_quant::tables::FP4_VALUES_DOUBLED, 16);
         // SAFETY: the caller's contract.
         unsafe { s.lookup(nibble(s, block, quad), &TABLE) }
@@ -267,110 +295,40 @@ impl Codes for Fp4 {
     }
 }
 
-/// Blocks of 32: one f16 per row, or one bf16, or two f16.
-macro_rules! plain_scales {
-    ($($name:ident $bytes:literal $mins:literal |$s:ident, $p:ident, $lane:ident| $get:expr;)*) => {$(
-        pub(crate) struct $name;
-
-        impl Scales for $name {
-            const BLOCKS: usize = 1;
-            const BYTES: usize = $bytes;
-            const PARTS: usize = 1;
-            const MINS: bool = $mins;
-
-            #[inline(always)]
-            unsafe fn head<S: Int8>($s: S, $p: *const u8, $lane: usize) -> [S::F; 2] {
-                // SAFETY: the caller's contract.
-                unsafe { $get }
-            }
-            #[inline(always)]
-            unsafe fn get<S: Int8>(_: S, _: *const u8, _: usize, head: [S::F; 2], _: (usize, usize)) -> [S::F; 2] {
-                head
-            }
-        }
-    )*};
-}
-
-plain_scales! {
-    Half 32 false |s, p, lane| [s.f16s(p.add(2 * lane)), s.as_f32(s.zero())];
-    HalfMin 64 true |s, p, lane| [s.f16s(p.add(2 * lane)), s.f16s(p.add(32 + 2 * lane))];
-    BHalf 32 false |s, p, lane| [s.bf16s(p.add(2 * lane)), s.as_f32(s.zero())];
-}
-
-/// Units of 256: f16 factors per row, then 8-bit numbers per part.
-macro_rules! k_scales {
-    ($($name:ident $parts:literal $load:ident $mins:literal;)*) => {$(
-        pub(crate) struct $name;
-
-        impl Scales for $name {
-            const BLOCKS: usize = 8;
-            const BYTES: usize = (if $mins { 2 } else { 1 }) * (32 + 8 * $parts * ROWS);
-            const PARTS: usize = $parts;
-            const MINS: bool = $mins;
-
-            #[inline(always)]
-            unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2] {
-                // SAFETY: the caller's contract.
-                unsafe {
-                    let min = if $mins { s.f16s(p.add(32 + 2 * lane)) } else { s.as_f32(s.zero()) };
-                    [s.f16s(p.add(2 * lane)), min]
-                }
-            }
-            #[inline(always)]
-            unsafe fn get<S: Int8>(
-                s: S,
-                p: *const u8,
-                lane: usize,
-                head: [S::F; 2],
-                (block, part): (usize, usize),
-            ) -> [S::F; 2] {
-                let at = ROWS * (block * $parts + part) + lane;
-                // SAFETY: the caller's contract.
-                unsafe {
-                    if $mins {
-                        let p = p.add(64 + at);
-                        let min = s.u8s(p.add(8 * $parts * ROWS));
-                        return [s.mul(head[0], s.$load(p)), s.mul(head[1], min)];
-                    }
-                    [s.mul(head[0], s.$load(p.add(32 + at))), head[1]]
-                }
-            }
-        }
-    )*};
-}
-
-k_scales! {
-    K32Min 1 u8s true;
-    K16Min 2 u8s true;
-    K32 1 i8s false;
-    K16 2 i8s false;
-}
-
 /// Does something for the format of a type, known at run time.
 pub(crate) trait ForPacking {
     type Out;
-    /// Must be `#[inline(always)]`.
     fn format<P: Packing>(self) -> Self::Out;
     /// For types that have none.
     fn none(self) -> Self::Out;
 }
 
-#[inline(always)]
 pub(crate) fn for_packing<T: ForPacking>(dtype: DType, task: T) -> T::Out {
     match dtype {
-        DType::Q8_0 => task.format::<Format8<Bits8, Half, 7>>(),
-        DType::Q4_0 => task.format::<Format8<Bits4, Half, 3>>(),
+        DType::Q8_0 => task.format::<Format8<Bits8, Half, 128>>(),
+        DType::Q4_0 => task.format::<Format8<Bits4, Half, 8>>(),
         DType::Q4_1 => task.format::<Format8<Bits4, HalfMin, 0>>(),
-        DType::Q5_0 => task.format::<Format8<Bits5, Half, 4>>(),
+        DType::Q5_0 => task.format::<Format8<Bits5, Half, 16>>(),
         DType::Q5_1 => task.format::<Format8<Bits5, HalfMin, 0>>(),
-        DType::Q2_K => task.format::<Format8<Bits2, K16Min, 0>>(),
-        DType::Q3_K => task.format::<Format8<Bits3, K16, 2>>(),
+        DType::Q2_K => task.format::<Format8<Bits2, K16Nibbles, 0>>(),
+        DType::Q3_K => task.format::<Format8<Bits3, K16, 4>>(),
         DType::Q4_K => task.format::<Format8<Bits4, K32Min, 0>>(),
         DType::Q5_K => task.format::<Format8<Bits5, K32Min, 0>>(),
-        DType::Q6_K => task.format::<Format8<Bits6, K16, 5>>(),
-        DType::IQ4_NL => task.format::<Format8<Iq4, Half, 7>>(),
-        DType::IQ4_XS => task.format::<Format8<Iq4, K32, 7>>(),
-        DType::MXFP4 => task.format::<Format8<Fp4, BHalf, 4>>(),
+        DType::Q6_K => task.format::<Format8<Bits6, K16, 32>>(),
+        DType::IQ4_NL => task.format::<Format8<Iq4, Half, 128>>(),
+        DType::IQ4_XS => task.format::<Format8<Iq4, K32, 128>>(),
+        DType::MXFP4 => task.format::<Format8<Fp4, BHalf, 16>>(),
+        DType::NVFP4 => task.format::<Format8<Fp4, E4m3, 16>>(),
+        DType::TQ2_0 => task.format::<Format8<Bits2, Half256, 1>>(),
+        DType::Q2_0 => task.format::<Format8<Bits2, Half64, 1>>(),
+        DType::Q1_0 => task.format::<Format8<Bits1, Half128, 1>>(),
+        DType::IQ2_XXS => task.format::<Format8<Iq2Xxs, Odd32<-3>, 64>>(),
+        DType::IQ2_XS => task.format::<Format8<Iq2Xs, Odd16<-3>, 64>>(),
+        DType::IQ2_S => task.format::<Format8<Iq2S, Odd16<-3>, 64>>(),
+        DType::IQ3_XXS => task.format::<Format8<Iq3Xxs, Odd32<-2>, 64>>(),
+        DType::IQ3_S => task.format::<Format8<Iq3S, Odd32<0>, 16>>(),
+        DType::IQ1_S => task.format::<Format8<Iq1, Odd32<-3>, 16>>(),
+        DType::IQ1_M => task.format::<Format8<Iq1, Odd16<-3>, 16>>(),
         _ => task.none(),
     }
 }

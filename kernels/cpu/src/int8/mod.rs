@@ -3,8 +3,11 @@
 
 mod activations;
 mod format;
+mod grid;
 mod pack;
+mod panel;
 mod product;
+mod scales;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -17,17 +20,20 @@ use crate::isa::Isa;
 use crate::matrix::{Layout, Matrix};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
-use activations::{quantize_tile, row_bytes, tiles};
+use crate::workspace::floats;
+use activations::{TILE, quantize_tile, row_bytes, tiles};
 use format::{ForPacking, Packing, ROWS, for_packing};
 use pack::{group_bytes, pack_group};
 use product::Product;
-pub(crate) use simd::Token8;
-use simd::{Int8, Kernel8};
+pub(crate) use simd::{Int8, Kernel8, Token8};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Vnni512;
+pub(crate) use x86::{Vnni256, Vnni512};
 
 /// Bytes of weights per task of a product with few rows.
 const TASK_BYTES: usize = 64 << 10;
+
+/// Weight rows per task of a product with many rows, at most.
+const TASK_ROWS: usize = 128;
 
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(crate) fn scratch(n: usize, cols: usize) -> usize {
@@ -62,7 +68,7 @@ impl ForPacking for GroupBytes {
     }
 }
 
-/// The power of two that is the code of zero; 0: none.
+/// The code of zero.
 struct ZeroCode;
 
 impl ForPacking for ZeroCode {
@@ -119,8 +125,7 @@ impl Packed {
         let (Some(all), Some(group)) = (Packed::bytes(dtype, dims), for_packing(dtype, GroupBytes(cols))) else {
             return Err(KernelError::Weights { dtype, reason: "no interleaved layout".to_owned() });
         };
-        let mut bytes = zeros(all)?;
-        advise_huge_pages(&mut bytes);
+        let mut bytes = usize::try_from(all).map_err(|_| KernelError::Memory { bytes: all }).and_then(large_zeros)?;
         let start = bytes.as_ptr().align_offset(64).min(SLACK);
         let row_bytes = dtype.row_bytes(cols).unwrap_or(0);
         let groups = rows.div_ceil(ROWS);
@@ -162,16 +167,18 @@ impl Packed {
     }
 }
 
-/// Zeroed memory whose pages are taken when they are first written, by the thread that writes them.
-fn zeros(bytes: u64) -> Result<Vec<u8>, KernelError> {
-    let none = || KernelError::Memory { bytes };
-    let len = usize::try_from(bytes).map_err(|_| none())?;
-    let layout = std::alloc::Layout::array::<u8>(len).map_err(|_| none())?;
-    // SAFETY: the size is SLACK at least; if not null, the memory holds `len` bytes that are set, in this layout.
-    unsafe {
+/// Zeroed memory, of large pages where there are any, that are taken when they are first written, by the thread that
+/// writes them.
+pub(crate) fn large_zeros(len: usize) -> Result<Vec<u8>, KernelError> {
+    let none = || KernelError::Memory { bytes: len as u64 };
+    let layout = std::alloc::Layout::array::<u8>(len.max(1)).map_err(|_| none())?;
+    // SAFETY: the size is not 0; if not null, the memory holds `len` bytes that are set, in this layout.
+    let mut bytes = unsafe {
         let p = std::alloc::alloc_zeroed(layout);
-        if p.is_null() { Err(none()) } else { Ok(Vec::from_raw_parts(p, len, len)) }
-    }
+        if p.is_null() { Err(none()) } else { Ok(Vec::from_raw_parts(p, len, len.max(1))) }
+    }?;
+    advise_huge_pages(&mut bytes);
+    Ok(bytes)
 }
 
 /// Asks for large pages: fewer faults while the memory is first written, and no page bounds that stop the processor's
@@ -235,25 +242,32 @@ impl Cpu {
         let n = x.len() / cols;
         let groups = rows.div_ceil(ROWS);
         exact("bytes of interleaved weights", weight.bytes.len(), groups * weight.row_bytes * ROWS)?;
-        let (scratch, _) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
+        let (scratch, per_thread) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         // SAFETY: f32 are bytes, of which all values are valid in both.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>(), 4 * scratch.len()) };
-        let (tile, zero) = (token.tile(), for_packing(dtype, ZeroCode));
+        let zero = for_packing(dtype, ZeroCode);
         let to = SharedMut::new(&mut scratch[..n * row_bytes(cols)]);
         let quantize = |(first, height)| token.run(Quantize { x, cols, first, height, zero, out: &to });
-        if n <= tile {
-            tiles(n, tile).for_each(quantize);
+        if n <= TILE {
+            tiles(n).for_each(quantize);
         } else {
-            self.pool.parallel_for(n.div_ceil(tile), 1, |_, range| {
-                let within = |&(first, _): &(usize, usize)| range.contains(&(first / tile));
-                tiles(n, tile).filter(within).for_each(quantize);
+            self.pool.parallel_for(n.div_ceil(TILE), 4, |_, range| {
+                let within = |&(first, _): &(usize, usize)| range.contains(&(first / TILE));
+                tiles(n).filter(within).for_each(quantize);
             })?;
         }
-        let (x, out) = (&*scratch, SharedMut::new(out));
-        let grain = (TASK_BYTES / (weight.row_bytes * ROWS)).max(1);
-        self.pool.parallel_for(groups, grain, |_, range| {
-            let weights = weight.bytes;
-            token.run(Product { dtype, rows, cols, weights, range, x, n, bias, out: &out });
+        let (x, out, weights) = (&*scratch, SharedMut::new(out), weight.bytes);
+        let product = Product { dtype, rows, cols, weights, x, n, bias, out: &out };
+        if n == 1 {
+            let grain = (TASK_BYTES / (weight.row_bytes * ROWS)).max(1);
+            return self.pool.parallel_for(groups, grain, |_, range| product.one_row(token, range));
+        }
+        let panel_rows = token.panel_rows();
+        let panels = rows.div_ceil(panel_rows);
+        let grain = (panels / (8 * self.pool.threads())).clamp(1, TASK_ROWS / panel_rows);
+        self.pool.parallel_for(panels, grain, |thread, range| {
+            let mut scratch = per_thread.lock(thread);
+            product.panels(token, range, floats(&mut scratch));
         })
     }
 }

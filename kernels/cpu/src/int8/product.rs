@@ -1,28 +1,27 @@
 //! Products of interleaved weights with quantised activations.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::shared::SharedMut;
-
-use super::activations::{BLOCK_BYTES, Numbers, place, row_bytes, tiles};
-use super::format::{Codes, ForPacking, Packing, ROWS, Scales, for_packing};
+use super::activations::{BLOCK_BYTES, Numbers, place, row_bytes};
+use super::format::{Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
 use super::pack::group_bytes;
-use super::simd::{Int8, Kernel8};
+use super::scales::{Form, Scales};
+use super::simd::{Int8, Kernel8, Token8};
+use crate::shared::SharedMut;
 use rocmforge_quant::DType;
 
-/// Bytes of weights that are multiplied with one tile of x after the other, so that both stay in caches.
-const PANEL_BYTES: usize = 256 << 10;
 /// Bytes that a product with one row asks for in advance.
 const AHEAD: usize = 2048;
 
-/// Groups `range` of a matrix, times all of x.
+/// A matrix, times rows of x.
+#[derive(Clone, Copy)]
 pub(crate) struct Product<'a, 'b> {
     pub(crate) dtype: DType,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// The groups of the matrix.
     pub(crate) weights: &'a [u8],
-    pub(crate) range: Range<usize>,
     /// Tiles of `n` rows.
     pub(crate) x: &'a [u8],
     pub(crate) n: usize,
@@ -31,158 +30,175 @@ pub(crate) struct Product<'a, 'b> {
     pub(crate) out: &'a SharedMut<'b, f32>,
 }
 
-impl Kernel8 for Product<'_, '_> {
-    #[inline(always)]
-    fn run<S: Int8>(self, s: S) {
-        for_packing(self.dtype, ProductAs { s, task: self });
+impl Product<'_, '_> {
+    /// Groups `range`, if there is one row of x.
+    pub(crate) fn one_row(self, token: Token8, range: Range<usize>) {
+        for_packing(self.dtype, OneRow { token, task: self, range });
     }
 }
 
-struct ProductAs<'a, 'b, S> {
-    s: S,
+struct OneRow<'a, 'b> {
+    token: Token8,
     task: Product<'a, 'b>,
+    range: Range<usize>,
 }
 
-impl<S: Int8> ForPacking for ProductAs<'_, '_, S> {
+impl ForPacking for OneRow<'_, '_> {
     type Out = ();
 
-    #[inline(always)]
     fn format<P: Packing>(self) {
-        let (s, t) = (self.s, self.task);
-        let (scales, codes) = group_bytes::<P>(t.cols);
-        let (bytes, x_bytes) = (scales + codes, row_bytes(t.cols));
-        assert!(t.weights.len() >= t.range.end * bytes && t.x.len() >= t.n * x_bytes);
-        let step = (PANEL_BYTES / bytes).max(1);
-        for start in t.range.clone().step_by(step) {
-            let panel = start..t.range.end.min(start + step);
-            for (first, height) in tiles(t.n, S::TILE) {
-                let x = &t.x[first * x_bytes..(first + height) * x_bytes];
-                for group in panel.clone() {
-                    let weights = &t.weights[group * bytes..(group + 1) * bytes];
-                    // SAFETY: the bytes are those of a group and of a tile of as many rows.
-                    unsafe {
-                        match height {
-                            1 => t.group::<S, P, 1>(s, weights, x, (group, first)),
-                            2 => t.group::<S, P, 2>(s, weights, x, (group, first)),
-                            4 => t.group::<S, P, 4>(s, weights, x, (group, first)),
-                            _ => t.group::<S, P, 8>(s, weights, x, (group, first)),
-                        }
-                    }
-                }
-            }
-        }
+        self.token.run(OneRowOf { task: self.task, range: self.range, format: PhantomData::<P> });
     }
 
     fn none(self) {}
 }
 
-impl Product<'_, '_> {
-    /// # Safety
-    /// `weights` is a group of the format, `x` a tile of `R` rows.
+struct OneRowOf<'a, 'b, P> {
+    task: Product<'a, 'b>,
+    range: Range<usize>,
+    format: PhantomData<P>,
+}
+
+impl<P: Packing> Kernel8 for OneRowOf<'_, '_, P> {
     #[inline(always)]
-    unsafe fn group<S: Int8, P: Packing, const R: usize>(
-        &self,
-        s: S,
-        weights: &[u8],
-        x: &[u8],
-        (group, first): (usize, usize),
-    ) {
-        let units = self.cols / (32 * P::K::BLOCKS);
-        let (scales, codes) = weights.split_at(group_bytes::<P>(self.cols).0);
-        let valid = ROWS.min(self.rows - group * ROWS);
-        for lane in (0..ROWS).step_by(S::LANES) {
-            // SAFETY: the caller's contract.
-            let sums = unsafe { product::<S, P, R>(s, scales.as_ptr(), codes.as_ptr(), lane, units, x.as_ptr()) };
-            let mut results = [0.0; 16];
-            let columns = group * ROWS + lane..group * ROWS + valid.min(lane + S::LANES);
-            if columns.is_empty() {
-                return;
-            }
-            for (r, sum) in sums.into_iter().enumerate() {
+    fn run<S: Int8>(self, s: S) {
+        let t = self.task;
+        let (scale_bytes, codes) = group_bytes::<P>(t.cols);
+        let bytes = scale_bytes + codes;
+        assert!(t.weights.len() >= self.range.end * bytes && t.x.len() >= row_bytes(t.cols));
+        for group in self.range {
+            let (scales, codes) = t.weights[group * bytes..(group + 1) * bytes].split_at(scale_bytes);
+            let valid = ROWS.min(t.rows - group * ROWS);
+            for lane in (0..valid).step_by(S::LANES) {
+                // SAFETY: the bytes are those of a group and of a row.
+                let sums = unsafe { dot::<S, P>(s, scales.as_ptr(), codes.as_ptr(), lane, t.cols, t.x.as_ptr()) };
+                let mut results = [0.0; 16];
                 // SAFETY: at most 16 lanes.
-                unsafe { s.store(results.as_mut_ptr(), sum) };
-                if let Some(bias) = self.bias {
+                unsafe { s.store(results.as_mut_ptr(), sums) };
+                let columns = group * ROWS + lane..group * ROWS + valid.min(lane + S::LANES);
+                if let Some(bias) = t.bias {
                     results.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, b)| *y += b);
                 }
-                let at = (first + r) * self.rows;
                 // SAFETY: these columns of the output belong to the task that has this group.
-                let out = unsafe { self.out.part(at + columns.start..at + columns.end) };
+                let out = unsafe { t.out.part(columns) };
                 out.copy_from_slice(&results[..out.len()]);
             }
         }
     }
 }
 
+/// Weight rows from `lane` of a group on, times a row of x.
 /// # Safety
-/// The pointers are readable for the scales and codes of a group and for a tile of `R` rows of `units`.
+/// The pointers are readable for the scales and codes of a group and for a row of `cols`.
 #[inline(always)]
-unsafe fn product<S: Int8, P: Packing, const R: usize>(
+unsafe fn dot<S: Int8, P: Packing>(
     s: S,
     mut scales: *const u8,
     codes: *const u8,
     lane: usize,
-    units: usize,
+    cols: usize,
     mut x: *const u8,
-) -> [S::F; R] {
-    let signed = P::C::WIDE && S::SIGNED;
-    let mut sums = [s.as_f32(s.zero()); R];
+) -> S::F {
+    let mut sums = [[s.as_f32(s.zero())]];
     // SAFETY: the caller's contract; an address that is only prefetched may be any.
     unsafe {
         let mut codes = codes.add(4 * lane);
-        for _ in 0..units {
+        for _ in 0..cols / (32 * P::K::BLOCKS) {
             let head = P::K::head(s, scales, lane);
-            for block in 0..P::K::BLOCKS {
-                if R == 1 && lane == 0 {
+            for b in 0..P::K::BLOCKS {
+                if lane == 0 {
                     for v in 0..P::C::VECTORS {
                         s.prefetch(codes.wrapping_add(AHEAD + 64 * v));
                     }
                 }
-                for part in 0..P::K::PARTS {
-                    let which = || match (P::K::PARTS, part) {
-                        (1, _) => Numbers::Sum,
-                        (_, 0) => Numbers::FirstSum,
-                        _ => Numbers::LastSum,
-                    };
-                    let mut products = [s.zero(); R];
-                    if P::ZERO > 0 && !signed {
-                        for (r, product) in products.iter_mut().enumerate() {
-                            *product = s.splat(x.add(place(R, which(), r)));
-                        }
-                    }
-                    let quads = 8 / P::K::PARTS;
-                    for first in (part * quads..(part + 1) * quads).step_by(P::C::TOGETHER) {
-                        let begin = |sum| if P::C::WIDE { sum } else { s.begin(sum) };
-                        let mut begun = products.map(begin);
-                        for quad in first..first + P::C::TOGETHER {
-                            let w = P::C::quad(s, codes, quad);
-                            for (r, begun) in begun.iter_mut().enumerate() {
-                                let x = x.add(4 * (quad * R + r));
-                                *begun = if P::C::WIDE { s.dot_wide(*begun, w, x) } else { s.dot(*begun, w, x) };
-                            }
-                        }
-                        for (product, begun) in products.iter_mut().zip(begun) {
-                            *product = if P::C::WIDE { begun } else { s.end(*product, begun) };
-                        }
-                    }
-                    let [scale, min] = P::K::get(s, scales, lane, head, (block, part));
-                    for r in 0..R {
-                        let x_scale = s.as_f32(s.splat(x.add(place(R, Numbers::Scale, r))));
-                        sums[r] = s.mul_add(s.to_f32(products[r]), s.mul(scale, x_scale), sums[r]);
-                        if P::K::MINS {
-                            let sum = if P::K::PARTS == 1 {
-                                s.as_f32(s.splat(x.add(place(R, Numbers::ScaledSum, r))))
-                            } else {
-                                s.mul(s.to_f32(s.splat(x.add(place(R, which(), r)))), x_scale)
-                            };
-                            sums[r] = s.mul_add(min, sum, sums[r]);
-                        }
-                    }
-                }
-                codes = codes.add(64 * P::C::VECTORS);
-                x = x.add(R * BLOCK_BYTES);
+                let quad = |quad, _| P::C::quad(s, codes, lane, quad);
+                let scale = |part, _| P::K::get(s, scales, lane, head, (b, part));
+                block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, 1, 1>(s, quad, scale, x, &mut sums);
+                codes = codes.add(code_bytes::<P::C>());
+                x = x.add(BLOCK_BYTES);
             }
             scales = scales.add(P::K::BYTES);
         }
     }
-    sums
+    sums[0][0]
+}
+
+/// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x. `codes` gives those of
+/// a quad and a vector, `scales` scale and minimum of a part and a vector.
+/// # Safety
+/// `x` is readable for a block of a tile of `R` rows.
+#[inline(always)]
+pub(super) unsafe fn block<S: Int8, M: Products, F: Form, const V: usize, const R: usize>(
+    s: S,
+    codes: impl Fn(usize, usize) -> S::I,
+    scales: impl Fn(usize, usize) -> [S::F; 2],
+    x: *const u8,
+    sums: &mut [[S::F; R]; V],
+) {
+    let signed = M::WIDE && S::SIGNED;
+    // SAFETY: the caller's contract.
+    let number = |which, r| unsafe { s.splat(x.add(place(R, which, r))) };
+    let mut joined = [[s.as_f32(s.zero()); R]; V];
+    for part in 0..F::PARTS {
+        let sum = || match (F::PARTS, part) {
+            (1, _) => Numbers::Sum,
+            (_, 0) => Numbers::FirstSum,
+            _ => Numbers::LastSum,
+        };
+        let mut products = [[s.zero(); R]; V];
+        if !F::MINS && !signed {
+            for r in 0..R {
+                let start = number(sum(), r);
+                products.iter_mut().for_each(|product| product[r] = start);
+            }
+        }
+        let quads = 8 / F::PARTS;
+        for first in (part * quads..(part + 1) * quads).step_by(M::TOGETHER) {
+            // Loops, not `map` of arrays, which may become a call.
+            let mut begun = products;
+            if !M::WIDE {
+                begun.as_flattened_mut().iter_mut().for_each(|sum| *sum = s.begin(*sum));
+            }
+            for quad in first..first + M::TOGETHER {
+                let mut w = [s.zero(); V];
+                w.iter_mut().enumerate().for_each(|(v, w)| *w = codes(quad, v));
+                for r in 0..R {
+                    // SAFETY: the caller's contract.
+                    let x = unsafe { s.splat(x.add(4 * (quad * R + r))) };
+                    for v in 0..V {
+                        let begun = &mut begun[v][r];
+                        *begun = if M::WIDE { s.dot_wide(*begun, w[v], x) } else { s.dot(*begun, w[v], x) };
+                    }
+                }
+            }
+            for v in 0..V {
+                for r in 0..R {
+                    let begun = begun[v][r];
+                    products[v][r] = if M::WIDE { begun } else { s.end(products[v][r], begun) };
+                }
+            }
+        }
+        for v in 0..V {
+            let [scale, min] = scales(part, v);
+            for r in 0..R {
+                let product = s.to_f32(products[v][r]);
+                let x_scale = s.as_f32(number(Numbers::Scale, r));
+                let (out, joined) = (&mut sums[v][r], &mut joined[v][r]);
+                if F::PARTS == 1 {
+                    *out = s.mul_add(product, s.mul(scale, x_scale), *out);
+                    if F::MINS {
+                        *out = s.mul_add(min, s.as_f32(number(Numbers::ScaledSum, r)), *out);
+                    }
+                    continue;
+                }
+                *joined = if part == 0 { s.mul(product, scale) } else { s.mul_add(product, scale, *joined) };
+                if F::MINS {
+                    *joined = s.mul_add(min, s.to_f32(number(sum(), r)), *joined);
+                }
+                if part + 1 == F::PARTS {
+                    *out = s.mul_add(*joined, x_scale, *out);
+                }
+            }
+        }
+    }
 }

@@ -4,9 +4,21 @@
 //! instructions, so only pointers remain unsafe.
 
 #[cfg(target_arch = "x86_64")]
-use super::x86::Vnni512;
+use super::x86::{Vnni256, Vnni512};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
+
+/// The bits of the signs of four elements in the bytes of a lane, for an even and an odd quad.
+#[inline(always)]
+pub(super) fn sign_bits(quad: usize) -> i32 {
+    (0x0804_0201u32 << (4 * (quad % 2))) as i32
+}
+
+/// For each byte of 16 the place of the byte of the signs of a quad in its lane.
+#[inline(always)]
+pub(super) fn sign_places(quad: usize) -> [u8; 16] {
+    std::array::from_fn(|i| (i / 4 * 4 + quad / 2) as u8)
+}
 
 /// Vectors of `LANES` 32-bit lanes, each of which is an i32, an f32 or four bytes.
 pub(crate) trait Int8: Copy + Send + Sync + 'static {
@@ -14,10 +26,13 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     type F: Copy;
     /// 8 or 16.
     const LANES: usize;
-    /// Rows of x in the register tile.
-    const TILE: usize;
+    /// Vectors of weights, 1 or 2, of the register tile of products with many rows.
+    const VECTORS: usize;
     /// Whether `dot_wide` takes its codes, less 128, as signed numbers.
     const SIGNED: bool;
+
+    /// Calls a kernel.
+    fn enter<K: Kernel8>(self, kernel: K);
 
     /// # Safety
     /// `p` is readable for `4 * LANES` bytes.
@@ -33,21 +48,26 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn shl(self, a: Self::I, bits: i32) -> Self::I;
     /// In units of 16 bits.
     fn shr(self, a: Self::I, bits: i32) -> Self::I;
+    /// Of each 32-bit lane `count` bits from bit `from` on, moved to bit `to`.
+    fn bits(self, a: Self::I, from: usize, count: usize, to: usize) -> Self::I;
+    /// The 32 bits at `SCALE` times each index.
+    /// # Safety
+    /// `table` is readable there.
+    unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: Self::I) -> Self::I;
+    /// `zero` plus the codes of quad `quad`, or minus where the bit of their sign is set; a lane holds the signs of the
+    /// eight quads of a row.
+    fn signed(self, codes: Self::I, signs: Self::I, quad: usize, zero: u8) -> Self::I;
     /// Entry number `byte` of the table for every byte, all below 16.
     fn lookup(self, bytes: Self::I, table: &[u8; 16]) -> Self::I;
     /// What `dot` adds to, before `end` adds it to `sum`.
     fn begin(self, sum: Self::I) -> Self::I;
-    /// Adds, to each lane, the products of its four unsigned bytes with the four signed bytes at `x`, none -128. From
+    /// Adds, to each lane, the products of its four unsigned bytes with the four signed bytes of x, none -128. From
     /// `begin` to `end`, the largest codes of a byte add up to at most 128.
-    /// # Safety
-    /// `x` is readable for 4 bytes.
-    unsafe fn dot(self, begun: Self::I, codes: Self::I, x: *const u8) -> Self::I;
+    fn dot(self, begun: Self::I, codes: Self::I, x: Self::I) -> Self::I;
     /// `sum` and what `dot` has added since `begin(sum)`.
     fn end(self, sum: Self::I, begun: Self::I) -> Self::I;
     /// Adds the same products for any codes, which are lowered by 128 if `SIGNED`, to a sum.
-    /// # Safety
-    /// `x` is readable for 4 bytes.
-    unsafe fn dot_wide(self, sum: Self::I, codes: Self::I, x: *const u8) -> Self::I;
+    fn dot_wide(self, sum: Self::I, codes: Self::I, x: Self::I) -> Self::I;
 
     fn to_f32(self, a: Self::I) -> Self::F;
     fn as_f32(self, a: Self::I) -> Self::F;
@@ -63,17 +83,33 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     unsafe fn bf16s(self, p: *const u8) -> Self::F;
     /// # Safety
     /// `p` is readable for `LANES` bytes.
-    unsafe fn u8s(self, p: *const u8) -> Self::F;
+    unsafe fn bytes(self, p: *const u8) -> Self::I;
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes.
+    unsafe fn shorts(self, p: *const u8) -> Self::I;
+    /// Unsigned bytes as numbers.
+    /// # Safety
+    /// `p` is readable for `LANES` bytes.
+    #[inline(always)]
+    unsafe fn u8s(self, p: *const u8) -> Self::F {
+        // SAFETY: the caller's contract.
+        self.to_f32(unsafe { self.bytes(p) })
+    }
+    /// Numbers below 128 shifted so that their last bit becomes the third of an f32's mantissa.
+    fn to_mantissa(self, a: Self::I) -> Self::I;
     /// # Safety
     /// `p` is readable for `LANES` bytes.
     unsafe fn i8s(self, p: *const u8) -> Self::F;
     fn prefetch(self, p: *const u8);
     /// # Safety
+    /// `p` is readable for `LANES` elements.
+    unsafe fn floats(self, p: *const f32) -> Self::F;
+    /// # Safety
     /// `p` is writable for `LANES` elements.
     unsafe fn store(self, p: *mut f32, a: Self::F);
 }
 
-/// A kernel with its arguments.
+/// A kernel with its arguments, which becomes a function of its own for each instruction set.
 pub(crate) trait Kernel8 {
     /// Must be `#[inline(always)]`, or it is compiled without the instructions of `S`.
     fn run<S: Int8>(self, s: S);
@@ -85,6 +121,8 @@ pub(crate) enum Token8 {
     #[cfg(target_arch = "x86_64")]
     Vnni512(Vnni512),
     #[cfg(target_arch = "x86_64")]
+    Vnni256(Vnni256),
+    #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
 }
 
@@ -94,19 +132,31 @@ impl Token8 {
     pub(crate) fn run<K: Kernel8>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Token8::Vnni512(token) => token.enter8(kernel),
+            Token8::Vnni512(token) => token.enter(kernel),
             #[cfg(target_arch = "x86_64")]
-            Token8::Avx2(token) => super::x86::enter256(token, kernel),
+            Token8::Vnni256(token) => token.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token8::Avx2(token) => Int8::enter(token, kernel),
         }
     }
 
-    /// Rows of x in its register tile.
-    pub(crate) fn tile(self) -> usize {
+    /// Weight rows of the register tile of products with many rows.
+    pub(crate) fn panel_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Token8::Vnni512(_) => Vnni512::TILE,
+            Token8::Vnni512(_) => Vnni512::VECTORS * Vnni512::LANES,
             #[cfg(target_arch = "x86_64")]
-            Token8::Avx2(_) => Avx2::TILE,
+            Token8::Avx2(_) | Token8::Vnni256(_) => Avx2::VECTORS * Avx2::LANES,
+        }
+    }
+
+    /// Bytes of a vector.
+    pub(crate) fn width(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Token8::Vnni512(_) => 4 * Vnni512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Token8::Avx2(_) | Token8::Vnni256(_) => 4 * Avx2::LANES,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! AVX2, and AVX-512 with VNNI.
+//! AVX2 without and with VNNI, and AVX-512 with VNNI.
 
 use std::arch::x86_64::*;
 
-use super::simd::{Int8, Kernel8};
+use super::simd::{Int8, Kernel8, sign_bits, sign_places};
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 
 /// AVX-512 with VNNI.
@@ -13,27 +13,38 @@ impl Vnni512 {
     pub(crate) fn detect(_: Avx512) -> Option<Vnni512> {
         is_x86_feature_detected!("avx512vnni").then_some(Vnni512(()))
     }
+}
 
-    #[inline]
-    pub(crate) fn enter8<K: Kernel8>(self, kernel: K) {
-        // SAFETY: the token proves the instruction set.
-        unsafe { run512(self, kernel) }
+/// AVX2 with VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vnni256(Avx2);
+
+impl Vnni256 {
+    pub(crate) fn detect() -> Option<Vnni256> {
+        Avx2::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(Vnni256)
+    }
+
+    /// The instructions for floats.
+    pub(crate) fn avx2(self) -> Avx2 {
+        self.0
     }
 }
 
-#[inline]
-pub(crate) fn enter256<K: Kernel8>(token: Avx2, kernel: K) {
-    // SAFETY: the token proves the instruction set.
-    unsafe { run256(token, kernel) }
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
 fn run512<K: Kernel8>(token: Vnni512, kernel: K) {
     kernel.run(token);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 fn run256<K: Kernel8>(token: Avx2, kernel: K) {
+    kernel.run(token);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+#[inline(never)]
+fn run_vnni256<K: Kernel8>(token: Vnni256, kernel: K) {
     kernel.run(token);
 }
 
@@ -57,13 +68,38 @@ macro_rules! forward {
     };
 }
 
+/// What is the same without VNNI.
+macro_rules! as_avx2 {
+    ($($(#[$unsafe:ident])? fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {$(
+        as_avx2!(@one $($unsafe)? fn $name($($arg: $ty),*) -> $out);
+    )*};
+    (@one pointer fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {
+        #[inline(always)]
+        unsafe fn $name(self, $($arg: $ty),*) -> $out {
+            // SAFETY: the caller's contract is the same.
+            unsafe { self.0.$name($($arg),*) }
+        }
+    };
+    (@one fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {
+        #[inline(always)]
+        fn $name(self, $($arg: $ty),*) -> $out {
+            self.0.$name($($arg),*)
+        }
+    };
+}
+
 impl Int8 for Vnni512 {
     type I = __m512i;
     type F = __m512;
     const LANES: usize = 16;
-    const TILE: usize = 8;
+    const VECTORS: usize = 2;
     const SIGNED: bool = false;
 
+    #[inline(always)]
+    fn enter<K: Kernel8>(self, kernel: K) {
+        // SAFETY: the token proves the instruction set.
+        unsafe { run512(self, kernel) }
+    }
     #[inline(always)]
     fn begin(self, sum: __m512i) -> __m512i {
         sum
@@ -71,6 +107,12 @@ impl Int8 for Vnni512 {
     #[inline(always)]
     fn end(self, _: __m512i, begun: __m512i) -> __m512i {
         begun
+    }
+
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m512i) -> __m512i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm512_i32gather_epi32::<SCALE>(index, table.cast()) }
     }
 
     forward! {
@@ -81,15 +123,16 @@ impl Int8 for Vnni512 {
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn shl(a: __m512i, bits: i32) -> __m512i = _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits));
         fn shr(a: __m512i, bits: i32) -> __m512i = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits));
+        fn bits(a: __m512i, from: usize, count: usize, to: usize) -> __m512i = {
+            let low = _mm512_srl_epi32(a, _mm_cvtsi32_si128(from as i32));
+            let low = _mm512_and_si512(low, _mm512_set1_epi32((1 << count) - 1));
+            _mm512_sll_epi32(low, _mm_cvtsi32_si128(to as i32))
+        };
         fn lookup(bytes: __m512i, table: &[u8; 16]) -> __m512i = {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
-        #[pointer] fn dot(sum: __m512i, codes: __m512i, x: *const u8) -> __m512i = {
-            _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
-        };
-        #[pointer] fn dot_wide(sum: __m512i, codes: __m512i, x: *const u8) -> __m512i = {
-            _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
-        };
+        fn dot(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
+        fn dot_wide(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
         fn to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn as_f32(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
@@ -98,13 +141,20 @@ impl Int8 for Vnni512 {
         #[pointer] fn bf16s(p: *const u8) -> __m512 = {
             _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())), 16))
         };
-        #[pointer] fn u8s(p: *const u8) -> __m512 = {
-            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
+        #[pointer] fn bytes(p: *const u8) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        #[pointer] fn shorts(p: *const u8) -> __m512i = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+        fn signed(codes: __m512i, signs: __m512i, quad: usize, zero: u8) -> __m512i = {
+            let places = _mm512_broadcast_i32x4(_mm_loadu_si128(sign_places(quad).as_ptr().cast()));
+            let negative = _mm512_test_epi8_mask(_mm512_shuffle_epi8(signs, places), _mm512_set1_epi32(sign_bits(quad)));
+            let zero = _mm512_set1_epi8(zero as i8);
+            _mm512_mask_sub_epi8(_mm512_add_epi8(zero, codes), negative, zero, codes)
         };
+        fn to_mantissa(a: __m512i) -> __m512i = _mm512_slli_epi32(a, 20);
         #[pointer] fn i8s(p: *const u8) -> __m512 = {
             _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
         };
         fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        #[pointer] fn floats(p: *const f32) -> __m512 = _mm512_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m512) -> () = _mm512_storeu_ps(p, a);
     }
 }
@@ -113,9 +163,20 @@ impl Int8 for Avx2 {
     type I = __m256i;
     type F = __m256;
     const LANES: usize = 8;
-    const TILE: usize = 4;
+    const VECTORS: usize = 1;
     // Two products of an unsigned byte above 128 do not fit the 16 bits in which the instruction adds them.
     const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn enter<K: Kernel8>(self, kernel: K) {
+        // SAFETY: the token proves the instruction set.
+        unsafe { run256(self, kernel) }
+    }
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m256i) -> __m256i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm256_i32gather_epi32::<SCALE>(table.cast(), index) }
+    }
 
     forward! {
         #[pointer] fn load(p: *const u8) -> __m256i = _mm256_loadu_si256(p.cast());
@@ -125,21 +186,26 @@ impl Int8 for Avx2 {
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn shl(a: __m256i, bits: i32) -> __m256i = _mm256_sll_epi16(a, _mm_cvtsi32_si128(bits));
         fn shr(a: __m256i, bits: i32) -> __m256i = _mm256_srl_epi16(a, _mm_cvtsi32_si128(bits));
+        fn bits(a: __m256i, from: usize, count: usize, to: usize) -> __m256i = {
+            let low = _mm256_srl_epi32(a, _mm_cvtsi32_si128(from as i32));
+            let low = _mm256_and_si256(low, _mm256_set1_epi32((1 << count) - 1));
+            _mm256_sll_epi32(low, _mm_cvtsi32_si128(to as i32))
+        };
         fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i = {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
         fn begin(_sum: __m256i) -> __m256i = _mm256_setzero_si256();
         // In 16 bits: two products of 127 per unit of the codes' sum of 128 just fit.
-        #[pointer] fn dot(begun: __m256i, codes: __m256i, x: *const u8) -> __m256i = {
-            _mm256_add_epi16(begun, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(x.cast::<i32>().read_unaligned())))
+        fn dot(begun: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
+            _mm256_add_epi16(begun, _mm256_maddubs_epi16(codes, x))
         };
         fn end(sum: __m256i, begun: __m256i) -> __m256i = {
             _mm256_add_epi32(sum, _mm256_madd_epi16(begun, _mm256_set1_epi16(1)))
         };
-        #[pointer] fn dot_wide(sum: __m256i, codes: __m256i, x: *const u8) -> __m256i = {
+        fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
             let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
             // 128 * 127 twice still fits.
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), signed));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
         fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
@@ -150,13 +216,79 @@ impl Int8 for Avx2 {
         #[pointer] fn bf16s(p: *const u8) -> __m256 = {
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())), 16))
         };
-        #[pointer] fn u8s(p: *const u8) -> __m256 = {
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))
+        #[pointer] fn bytes(p: *const u8) -> __m256i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+        #[pointer] fn shorts(p: *const u8) -> __m256i = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+        fn signed(codes: __m256i, signs: __m256i, quad: usize, zero: u8) -> __m256i = {
+            let places = _mm256_broadcastsi128_si256(_mm_loadu_si128(sign_places(quad).as_ptr().cast()));
+            let bits = _mm256_set1_epi32(sign_bits(quad));
+            let negative = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(signs, places), bits), bits);
+            let codes = _mm256_sub_epi8(_mm256_xor_si256(codes, negative), negative);
+            _mm256_add_epi8(codes, _mm256_set1_epi8(zero as i8))
         };
+        fn to_mantissa(a: __m256i) -> __m256i = _mm256_slli_epi32(a, 20);
         #[pointer] fn i8s(p: *const u8) -> __m256 = {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
         };
         fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        #[pointer] fn floats(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a);
+    }
+}
+
+impl Int8 for Vnni256 {
+    type I = __m256i;
+    type F = __m256;
+    const LANES: usize = 8;
+    const VECTORS: usize = 1;
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn enter<K: Kernel8>(self, kernel: K) {
+        // SAFETY: the token proves the instruction set.
+        unsafe { run_vnni256(self, kernel) }
+    }
+    #[inline(always)]
+    fn begin(self, sum: __m256i) -> __m256i {
+        sum
+    }
+    #[inline(always)]
+    fn end(self, _: __m256i, begun: __m256i) -> __m256i {
+        begun
+    }
+
+    #[inline(always)]
+    unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m256i) -> __m256i {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.gather::<SCALE>(table, index) }
+    }
+
+    forward! {
+        fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
+        fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
+    }
+    as_avx2! {
+        #[pointer] fn load(p: *const u8) -> __m256i;
+        #[pointer] fn splat(p: *const u8) -> __m256i;
+        fn zero() -> __m256i;
+        fn and(a: __m256i, mask: u8) -> __m256i;
+        fn or(a: __m256i, b: __m256i) -> __m256i;
+        fn shl(a: __m256i, bits: i32) -> __m256i;
+        fn shr(a: __m256i, bits: i32) -> __m256i;
+        fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i;
+        fn to_f32(a: __m256i) -> __m256;
+        fn as_f32(a: __m256i) -> __m256;
+        fn mul(a: __m256, b: __m256) -> __m256;
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256;
+        #[pointer] fn f16s(p: *const u8) -> __m256;
+        #[pointer] fn bf16s(p: *const u8) -> __m256;
+        #[pointer] fn bytes(p: *const u8) -> __m256i;
+        #[pointer] fn shorts(p: *const u8) -> __m256i;
+        fn bits(a: __m256i, from: usize, count: usize, to: usize) -> __m256i;
+        fn signed(codes: __m256i, signs: __m256i, quad: usize, zero: u8) -> __m256i;
+        fn to_mantissa(a: __m256i) -> __m256i;
+        #[pointer] fn i8s(p: *const u8) -> __m256;
+        fn prefetch(p: *const u8) -> ();
+        #[pointer] fn floats(p: *const f32) -> __m256;
+        #[pointer] fn store(p: *mut f32, a: __m256) -> ();
     }
 }
