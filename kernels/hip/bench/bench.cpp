@@ -234,7 +234,7 @@ static Activations activations(uint32_t rows, uint32_t n) {
     RfNormArgs args = {};
     args.x = a.f32, args.codes = a.codes, args.scales = a.scales, args.half = a.half, args.powers = a.powers;
     args.rows = rows, args.n = n, args.x_stride = n, args.heads = 1, args.scale = 1.0f;
-    launch(function("norm", "rf_norm"), rows, 1, 1, 256, args);
+    launch(function("norm", "rf_norm"), rows, 1, 1, 512, args);
     return a;
 }
 

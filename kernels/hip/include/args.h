@@ -53,7 +53,7 @@ struct RfEmbedArgs {
 };
 
 // 8-bit activations: `codes` i8 [rows, columns] and `scales` RfScale [rows, columns / 32].
-struct RfScale {
+struct alignas(8) RfScale {
     float d;
     int16_t sums[2]; // of the codes of each half of the 32
 };

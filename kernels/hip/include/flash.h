@@ -24,6 +24,8 @@ struct RfFlash {
         alignas(16) uint16_t p[rows * p_stride];
         float exchange[WD][rows];
         uint32_t oldest[rows], end[rows]; // of the positions that a row sees
+        uint64_t block[2][POS];           // addresses of the blocks of two tiles, 0: no such position
+        uint32_t at[2][POS];              // and the rows in them
     };
     struct Held {
         rf_u32x4 x[chunks];
@@ -35,16 +37,26 @@ struct RfFlash {
     uint32_t tokens;             // how many
     const uint32_t *table;
 
-    RF_METHOD void load(Held &held, uint32_t tile, uint32_t end, bool value) const {
+    // Where the tile's keys and values are.
+    RF_METHOD void locate(Shared &shared, uint32_t turn, uint32_t tile, uint32_t end) const {
         const RfCache &cache = args.cache;
-        const uint32_t dim = value ? cache.value_dim : cache.key_dim;
+        for (uint32_t i = rf_thread(); i < POS; i += threads) {
+            uint32_t position = tile + i;
+            uint64_t block = position < end ? cache.base + table[position / cache.block_size] * cache.block_bytes : 0;
+            shared.block[turn][i] = block;
+            shared.at[turn][i] = kv_head * cache.block_size + position % cache.block_size;
+        }
+    }
+
+    RF_METHOD void load(Held &held, const Shared &shared, uint32_t turn, bool value) const {
+        const uint32_t dim = value ? args.cache.value_dim : args.cache.key_dim, offset = value ? args.cache.value_offset : 0;
 #pragma unroll
         for (uint32_t i = 0; i < chunks; i++) {
-            uint32_t at = i * threads + rf_thread(), position = tile + at / (D / 8), c = at % (D / 8) * 8;
+            uint32_t at = i * threads + rf_thread(), position = at / (D / 8), c = at % (D / 8) * 8;
+            uint64_t block = shared.block[turn][position];
             held.x[i] = {0, 0, 0, 0};
-            if (position < end && c < dim) {
-                RfSlot slot = rf_cache_slot(cache, table[position / cache.block_size], position % cache.block_size, kv_head, value);
-                held.x[i] = *reinterpret_cast<const rf_u32x4 *>(slot.data + 2 * c);
+            if (block && c < dim) {
+                held.x[i] = *rf_ptr<const rf_u32x4>(block + offset + 2 * (shared.at[turn][position] * dim + c));
             }
         }
     }
@@ -97,14 +109,16 @@ struct RfFlash {
         for (uint32_t e = 0; e < RF_ACC; e++) {
             most.x[e] = -RF_INF;
         }
-        Held held;
-        if (tile < last) {
-            load(held, tile, last, false);
-        }
-        for (; tile < last; tile += POS) {
-            store(held, shared);
+        Held keys, values;
+        locate(shared, 0, tile, last);
+        rf_barrier();
+        load(keys, shared, 0, false);
+        load(values, shared, 0, true);
+        for (uint32_t turn = 1; tile < last; tile += POS, turn ^= 1) {
+            store(keys, shared);
+            locate(shared, turn, tile + POS, last);
             rf_barrier();
-            load(held, tile, last, true);
+            load(keys, shared, turn, false);
             RfAcc score[ts] = {};
             RF_UNROLL_K
             for (uint32_t k = 0; k < D / 16; k++) {
@@ -144,11 +158,9 @@ struct RfFlash {
                 }
             }
             rf_barrier();
-            store(held, shared);
+            store(values, shared);
             rf_barrier();
-            if (tile + POS < last) {
-                load(held, tile + POS, last, false);
-            }
+            load(values, shared, turn, true);
 #pragma unroll
             for (uint32_t j = 0; j < to; j++) {
 #pragma unroll

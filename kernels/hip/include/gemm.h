@@ -176,8 +176,8 @@ struct RfGemm {
                 if (step < steps) {
                     store(held[d], x, shared, step);
                     rf_barrier();
-                    load(x, rf_min(step + 1, steps - 1));
                     load(held[d], rf_min(step + depth, steps - 1));
+                    load(x, rf_min(step + 1, steps - 1));
                     multiply(acc, shared, k0, n_at, m_at);
                     rf_barrier();
                 }

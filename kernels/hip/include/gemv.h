@@ -117,10 +117,9 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         }
 #pragma unroll
         for (uint32_t j = 0; j < in_flight; j++) {
-            uint32_t unit = start + j * RF_WAVE;
-            if (unit >= units) {
-                break;
-            }
+            // Past the end the last unit is taken again, with a factor of 0: a branch would hold back the next loads.
+            const bool inside = start + j * RF_WAVE < units;
+            const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
             uint32_t w[rows][F::groups][4];
             float scale[rows][F::groups], minimum[rows][F::groups];
 #pragma unroll
@@ -134,8 +133,9 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
 #pragma unroll
                 for (uint32_t v = 0; v < vectors; v++) {
                     rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x[v] + at);
-                    RfScale s = scales[v][at / 32];
-                    float total = float(at / 16 % 2 ? s.sums[1] : s.sums[0]);
+                    rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales[v] + at / 32);
+                    float d = inside ? rf_float(s.x) : 0.0f;
+                    float total = float(int16_t(s.y >> (at & 16)));
 #pragma unroll
                     for (uint32_t i = 0; i < rows; i++) {
                         int32_t dot = rf_dot4(w[i][g][0], q.x, 0);
@@ -143,7 +143,7 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
                         dot = rf_dot4(w[i][g][2], q.z, dot);
                         dot = rf_dot4(w[i][g][3], q.w, dot);
                         float y = rf_fma(scale[i][g], float(dot), minimum[i][g] * total);
-                        sum[i][v] = rf_fma(s.d, y, sum[i][v]);
+                        sum[i][v] = rf_fma(d, y, sum[i][v]);
                     }
                 }
             }
@@ -153,5 +153,5 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
 }
 
 #define RF_GEMV(name, format)                                                                                          \
-    RF_KERNEL(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 1>(args); }                           \
+    RF_KERNEL_DENSE(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, 3) { rf_gemv<format, 1>(args); }                  \
     RF_KERNEL(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 4>(args); }

@@ -1,26 +1,48 @@
-// A row of floats held by a block of 256 lanes, and its quantised forms.
+// Rows of floats, a block per row: norms and activations, and their results in up to three forms.
 #pragma once
 
 #include "args.h"
 
-constexpr uint32_t RF_ROW_THREADS = 256;
+constexpr uint32_t RF_ROW_THREADS = 512;
+constexpr uint32_t RF_ROW_HELD = 8; // groups of 4 elements that a lane holds: rows of up to 16384 stay in registers
 
-// Writes element c .. of a row as 8-bit codes with a scale per 32. Called by whole waves; lanes beyond n pass valid = false.
-// A scale's 32 elements are those of 32 neighbouring lanes.
-RF_FN void rf_store_codes(int8_t *codes, RfScale *scales, uint32_t c, bool valid, float y) {
-    float most = rf_wave_max<32>(valid ? rf_abs(y) : 0.0f);
-    float d = most / 127.0f;
-    float q = rf_rint(d > 0.0f ? y / d : 0.0f);
-    // Not a number stays one through the scale.
-    int32_t code = valid && q == q ? rf_float_to_int(q) : 0;
-    float sum = rf_wave_sum<16>(float(code));
-    float other = rf_shuffle_xor(sum, 16);
-    if (!valid) {
-        return;
+// Where a row's results go; absent ones are null.
+struct RfRowOut {
+    float *out;
+    int8_t *codes;
+    RfScale *scales;
+    uint16_t *half;
+    float *power;
+};
+
+// Four neighbouring elements as 8-bit codes. A scale's 32 elements are those of 8 neighbouring lanes, all of which come here;
+// those beyond the row pass valid = false.
+RF_FN void rf_store_codes(const RfRowOut &to, uint32_t c, bool valid, const float (&y)[4]) {
+    float most = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        most = rf_fmax(most, valid ? rf_abs(y[i]) : 0.0f);
     }
-    codes[c] = int8_t(code);
-    if (c % 32 == 0) {
-        scales[c / 32] = {d, {int16_t(sum), int16_t(other)}};
+    float d = rf_wave_max<8>(most) / 127.0f;
+    float inverse = d > 0.0f ? 1.0f / d : 0.0f;
+    uint32_t word = 0;
+    int32_t sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float q = rf_rint(y[i] * inverse);
+        // The reciprocal of a tiny scale may be infinite; not a number stays one through the scale.
+        q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
+        int32_t code = valid && q == q ? rf_float_to_int(q) : 0;
+        word |= (uint32_t(code) & 0xff) << 8 * i;
+        sum += code;
+    }
+    sum = int32_t(rf_wave_sum_u32<4>(uint32_t(sum)));
+    int32_t other = int32_t(rf_shuffle_xor(uint32_t(sum), 4));
+    if (valid) {
+        *reinterpret_cast<uint32_t *>(to.codes + c) = word;
+        if (c % 32 == 0) {
+            to.scales[c / 32] = {d, {int16_t(sum), int16_t(other)}};
+        }
     }
 }
 
@@ -30,31 +52,98 @@ RF_FN float rf_row_power(float most) {
     return exponent == 0 || exponent == 0xff ? 1.0f : rf_float(exponent << 23);
 }
 
-// Stores a row whose element c is value(c) in every form asked for. Called by the whole block; `scratch` is shared.
-template <class Value>
-RF_FN void rf_store_row(Value value, uint32_t n, float *out, int8_t *codes, RfScale *scales, uint16_t *half,
-                        float *power, float *scratch) {
-    uint32_t whole = (n + RF_ROW_THREADS - 1) / RF_ROW_THREADS * RF_ROW_THREADS;
-    float most = 0.0f;
-    for (uint32_t c = rf_thread(); c < whole; c += RF_ROW_THREADS) {
-        bool valid = c < n;
-        float y = valid ? value(c) : 0.0f;
-        if (valid && out) {
-            out[c] = y;
-        }
-        if (codes) {
-            rf_store_codes(codes, scales, c, valid, y);
-        }
-        most = rf_fmax(most, rf_abs(y));
+// Four elements of `p` from c on, where c + i < n.
+RF_FN void rf_load4(const float *p, uint32_t c, uint32_t n, bool whole, float (&y)[4]) {
+    if (whole) {
+        rf_f32x4 v = *reinterpret_cast<const rf_f32x4 *>(p + c);
+        y[0] = v.x, y[1] = v.y, y[2] = v.z, y[3] = v.w;
+        return;
     }
-    if (half) {
-        float p = rf_row_power(rf_block_max<RF_ROW_THREADS>(most, scratch));
-        float inverse = 1.0f / p;
-        for (uint32_t c = rf_thread(); c < n; c += RF_ROW_THREADS) {
-            half[c] = rf_f32_to_f16(value(c) * inverse);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        y[i] = c + i < n ? p[c + i] : 0.0f;
+    }
+}
+
+RF_FN void rf_store4(float *p, uint32_t c, uint32_t n, bool whole, const float (&y)[4]) {
+    if (whole) {
+        *reinterpret_cast<rf_f32x4 *>(p + c) = {y[0], y[1], y[2], y[3]};
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        if (c + i < n) {
+            p[c + i] = y[i];
+        }
+    }
+}
+
+RF_FN bool rf_is_aligned(const void *p) { return reinterpret_cast<uint64_t>(p) % 16 == 0; }
+
+// Stores a row that a block holds: lane t has elements 4 (t + j threads) .. of it in y[j], for j < groups.
+RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (&y)[RF_ROW_HELD][4], float *scratch) {
+    const bool whole = n % 4 == 0 && rf_is_aligned(to.out);
+    float most = 0.0f;
+#pragma unroll
+    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        if (j < groups) {
+            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            if (to.out && c < n) {
+                rf_store4(to.out, c, n, whole, y[j]);
+            }
+            if (to.codes) {
+                rf_store_codes(to, c, c < n, y[j]);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                most = rf_fmax(most, c + i < n ? rf_abs(y[j][i]) : 0.0f);
+            }
+        }
+    }
+    if (to.half) {
+        float p = rf_row_power(rf_block_max<RF_ROW_THREADS>(most, scratch)), inverse = 1.0f / p;
+#pragma unroll
+        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                if (j < groups && c + i < n) {
+                    to.half[c + i] = rf_f32_to_f16(y[j][i] * inverse);
+                }
+            }
         }
         if (rf_thread() == 0) {
-            *power = p;
+            *to.power = p;
+        }
+    }
+}
+
+// As rf_store_row for rows of any length, whose element c is value(c) whenever it is asked for.
+template <class Value>
+RF_FN void rf_store_long_row(const RfRowOut &to, uint32_t n, Value value, float *scratch) {
+    float most = 0.0f;
+    const uint32_t step = 4 * RF_ROW_THREADS;
+    for (uint32_t c = 4 * rf_thread(); c < (n + step - 1) / step * step; c += step) {
+        float y[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            y[i] = c + i < n ? value(c + i) : 0.0f;
+            most = rf_fmax(most, rf_abs(y[i]));
+        }
+        if (to.out && c < n) {
+            rf_store4(to.out, c, n, false, y);
+        }
+        if (to.codes) {
+            rf_store_codes(to, c, c < n, y);
+        }
+    }
+    if (to.half) {
+        float p = rf_row_power(rf_block_max<RF_ROW_THREADS>(most, scratch)), inverse = 1.0f / p;
+        for (uint32_t c = rf_thread(); c < n; c += RF_ROW_THREADS) {
+            to.half[c] = rf_f32_to_f16(value(c) * inverse);
+        }
+        if (rf_thread() == 0) {
+            *to.power = p;
         }
     }
 }

@@ -11,10 +11,10 @@ RF_FN float rf_plain(const uint8_t *p) {
     return format == RF_F16 ? rf_f16_to_f32(h) : rf_bf16_to_f32(h);
 }
 
-// The elements of 16 bytes.
+// The elements of 16 bytes, or zeros.
 template <uint32_t format, uint32_t count>
-RF_FN void rf_plain_unit(const rf_u32x4 &q, float (&w)[count]) {
-    const uint32_t word[4] = {q.x, q.y, q.z, q.w};
+RF_FN void rf_plain_unit(const rf_u32x4 &q, bool inside, float (&w)[count]) {
+    const uint32_t word[4] = {inside ? q.x : 0, inside ? q.y : 0, inside ? q.z : 0, inside ? q.w : 0};
 #pragma unroll
     for (uint32_t i = 0; i < count; i++) {
         if (format == RF_F32) {
@@ -58,14 +58,12 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
         }
 #pragma unroll
         for (uint32_t j = 0; j < in_flight; j++) {
-            uint32_t unit = start + j * RF_WAVE;
-            if (unit >= units) {
-                break;
-            }
+            const bool inside = start + j * RF_WAVE < units;
+            const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
             float a[rows][count];
 #pragma unroll
             for (uint32_t i = 0; i < rows; i++) {
-                rf_plain_unit<format>(raw[j][i], a[i]);
+                rf_plain_unit<format>(raw[j][i], inside, a[i]);
             }
 #pragma unroll
             for (uint32_t v = 0; v < vectors; v++) {

@@ -2,6 +2,7 @@
 #include "device.h"
 #include "rows.h"
 
+// Elements of a row that is too long to be held.
 struct RfNormed {
     const float *x, *addend, *weight, *bias;
     float mean, factor, scale;
@@ -14,46 +15,127 @@ struct RfNormed {
     }
 };
 
-RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
-    RF_SHARED float scratch[RF_ROW_THREADS / 32];
-    uint64_t row = rf_block_x();
-    uint64_t token = row / args.heads, within = row % args.heads * args.n;
-    RfNormed y;
-    y.x = rf_ptr<const float>(args.x) + token * args.x_stride + within;
-    y.addend = args.addend ? rf_ptr<const float>(args.addend) + token * args.addend_stride + within : nullptr;
-    y.weight = rf_ptr<const float>(args.weight);
-    y.bias = rf_ptr<const float>(args.bias);
-    y.mean = 0.0f;
-    y.factor = 1.0f;
-    y.scale = args.scale;
+RF_FN void rf_norm_long(const RfNormArgs &args, RfNormed y, float *sum, const RfRowOut &to, float *scratch) {
+    const uint32_t n = args.n;
     if (args.norm == 2) {
-        float sum = 0.0f;
-        for (uint32_t c = rf_thread(); c < args.n; c += RF_ROW_THREADS) {
-            sum += y.input(c);
+        float total = 0.0f;
+        for (uint32_t c = rf_thread(); c < n; c += RF_ROW_THREADS) {
+            total += y.input(c);
         }
-        y.mean = rf_block_sum<RF_ROW_THREADS>(sum, scratch) / float(args.n);
+        y.mean = rf_block_sum<RF_ROW_THREADS>(total, scratch) / float(n);
     }
     if (args.norm != 0) {
         float squares = 0.0f;
-        for (uint32_t c = rf_thread(); c < args.n; c += RF_ROW_THREADS) {
+        for (uint32_t c = rf_thread(); c < n; c += RF_ROW_THREADS) {
             float centred = y.input(c) - y.mean;
             squares = rf_fma(centred, centred, squares);
         }
-        squares = rf_block_sum<RF_ROW_THREADS>(squares, scratch) / float(args.n);
-        y.factor = 1.0f / rf_sqrt(squares + args.eps);
+        y.factor = 1.0f / rf_sqrt(rf_block_sum<RF_ROW_THREADS>(squares, scratch) / float(n) + args.eps);
     }
-    if (args.sum) {
-        // The sum may replace x or the addend, so from here on each lane reads what it wrote.
-        float *sum = rf_ptr<float>(args.sum) + row * args.n;
-        for (uint32_t c = rf_thread(); c < args.n; c += RF_ROW_THREADS) {
+    if (sum) {
+        // The sum may replace x or the addend: from here on only the sum is read.
+        for (uint32_t c = rf_thread(); c < n; c += RF_ROW_THREADS) {
             sum[c] = y.input(c);
         }
+        rf_fence_device();
+        rf_barrier();
         y.x = sum;
         y.addend = nullptr;
     }
-    rf_store_row(y, args.n, args.out ? rf_ptr<float>(args.out) + token * args.out_stride + within : nullptr,
-                 args.codes ? rf_ptr<int8_t>(args.codes) + row * args.n : nullptr,
-                 rf_ptr<RfScale>(args.scales) + row * (args.n / 32),
-                 args.half ? rf_ptr<uint16_t>(args.half) + row * args.n : nullptr,
-                 rf_ptr<float>(args.powers) + row, scratch);
+    rf_store_long_row(to, n, y, scratch);
+}
+
+RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
+    RF_SHARED float scratch[RF_ROW_THREADS / 32];
+    const uint32_t n = args.n;
+    const uint64_t row = rf_block_x(), token = row / args.heads, within = row % args.heads * n;
+    const float *x = rf_ptr<const float>(args.x) + token * args.x_stride + within;
+    const float *addend = args.addend ? rf_ptr<const float>(args.addend) + token * args.addend_stride + within : nullptr;
+    const float *weight = rf_ptr<const float>(args.weight), *bias = rf_ptr<const float>(args.bias);
+    float *sum = args.sum ? rf_ptr<float>(args.sum) + row * n : nullptr;
+    const RfRowOut to = {args.out ? rf_ptr<float>(args.out) + token * args.out_stride + within : nullptr,
+                         args.codes ? rf_ptr<int8_t>(args.codes) + row * n : nullptr,
+                         rf_ptr<RfScale>(args.scales) + row * (n / 32),
+                         args.half ? rf_ptr<uint16_t>(args.half) + row * n : nullptr, rf_ptr<float>(args.powers) + row};
+    const uint32_t groups = (n + 4 * RF_ROW_THREADS - 1) / (4 * RF_ROW_THREADS);
+    if (groups > RF_ROW_HELD) {
+        rf_norm_long(args, {x, addend, weight, bias, 0.0f, 1.0f, args.scale}, sum, to, scratch);
+        return;
+    }
+    const bool whole = n % 4 == 0 && rf_is_aligned(x) && rf_is_aligned(addend) && rf_is_aligned(weight) && rf_is_aligned(bias);
+    float y[RF_ROW_HELD][4], w[RF_ROW_HELD][4];
+#pragma unroll
+    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            y[j][i] = 0.0f;
+            w[j][i] = 1.0f;
+        }
+        if (j < groups && c < n) {
+            rf_load4(x, c, n, whole, y[j]);
+            if (weight) {
+                rf_load4(weight, c, n, whole, w[j]);
+            }
+        }
+    }
+    if (addend) {
+#pragma unroll
+        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            if (j < groups && c < n) {
+                float a[4];
+                rf_load4(addend, c, n, whole, a);
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    y[j][i] += a[i];
+                }
+            }
+        }
+    }
+    if (sum) {
+        const bool whole_sum = n % 4 == 0 && rf_is_aligned(sum);
+#pragma unroll
+        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            if (j < groups && c < n) {
+                rf_store4(sum, c, n, whole_sum, y[j]);
+            }
+        }
+    }
+    float mean = 0.0f, factor = 1.0f;
+    if (args.norm == 2) {
+        float total = 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+            total += (y[j][0] + y[j][1]) + (y[j][2] + y[j][3]);
+        }
+        mean = rf_block_sum<RF_ROW_THREADS>(total, scratch) / float(n);
+    }
+    if (args.norm != 0) {
+        float squares = 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                float centred = c + i < n ? y[j][i] - mean : 0.0f;
+                squares = rf_fma(centred, centred, squares);
+            }
+        }
+        factor = 1.0f / rf_sqrt(rf_block_sum<RF_ROW_THREADS>(squares, scratch) / float(n) + args.eps);
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+        float b[4] = {};
+        if (bias && j < groups && c < n) {
+            rf_load4(bias, c, n, whole, b);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            y[j][i] = ((y[j][i] - mean) * factor * w[j][i] + b[i]) * args.scale;
+        }
+    }
+    rf_store_row(to, n, groups, y, scratch);
 }

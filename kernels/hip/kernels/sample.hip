@@ -220,7 +220,7 @@ RF_KERNEL(rf_sample_scatter, RfSampleArgs, RF_SAMPLE_THREADS) {
 
 struct RfSampleShared {
     uint64_t sums[RF_SAMPLE_THREADS];
-    RfCandidate held[RF_SAMPLE_RANKED];
+    uint64_t key[RF_SAMPLE_RANKED], weight[RF_SAMPLE_RANKED];
     uint64_t digit_weight[256];
     uint32_t digit_count[256];
     // Results of a search.
@@ -250,21 +250,21 @@ RF_FN void rf_sample_search(const RfSampleRow &r, RfSampleShared &shared, uint32
     const RfCandidate *c = r.candidates + start;
     if (count <= RF_SAMPLE_RANKED) {
         for (uint32_t i = rf_thread(); i < count; i += RF_SAMPLE_THREADS) {
-            shared.held[i] = c[i];
+            shared.key[i] = rf_sample_key(c[i]);
+            shared.weight[i] = r.weight(c[i].x);
         }
         rf_barrier();
         for (uint32_t i = rf_thread(); i < count; i += RF_SAMPLE_THREADS) {
-            uint64_t key = rf_sample_key(shared.held[i]), sum = weight_before, own = r.weight(shared.held[i].x);
+            uint64_t key = shared.key[i], own = shared.weight[i], sum = weight_before;
             uint32_t rank = before;
             for (uint32_t j = 0; j < count; j++) {
-                if (rf_sample_key(shared.held[j]) < key) {
-                    rank++;
-                    sum += r.weight(shared.held[j].x);
-                }
+                bool better = shared.key[j] < key;
+                rank += better;
+                sum += better ? shared.weight[j] : 0;
             }
             if (goal.by_count ? rank == goal.count : sum <= goal.weight && sum + own > goal.weight) {
                 shared.before = rank;
-                shared.id = shared.held[i].id;
+                shared.id = uint32_t(key);
                 shared.weight_before = sum;
                 shared.own = own;
             }

@@ -75,14 +75,14 @@ kernels! {
         rf_position_scale: RfPositionScaleArgs, ROW;
         rf_pool: RfPoolArgs, ROW;
     }
-    "gated" { rf_gated: RfGatedArgs, ROW; }
+    "gated" { rf_gated: RfGatedArgs, Threads::Fixed(512); }
     "rope" { rf_rope: RfRopeArgs, Threads::Waves(4); }
     "attention" {
         rf_attention: RfAttentionArgs, Threads::Fixed(128);
         rf_attention_reduce: RfAttentionArgs, Threads::Fixed(128);
     }
     "embed" { rf_embed: RfEmbedArgs, Threads::Fixed(128); }
-    "norm" { rf_norm: RfNormArgs, ROW; }
+    "norm" { rf_norm: RfNormArgs, Threads::Fixed(512); }
     "repack" { rf_repack: RfRepackArgs, ROW; }
     "flash" {
         rf_flash_64_many: RfAttentionArgs, Threads::Waves(4);
