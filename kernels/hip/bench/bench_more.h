@@ -59,6 +59,8 @@ static void bench_attention(const Attention &a) {
     args.partial = allocate(size_t(a.tokens) * a.heads * a.splits * (a.dim + 2) * 4);
     args.cache.block_bytes = 2 * side, args.cache.value_offset = uint32_t(side), args.cache.kind = a.kind;
     args.cache.kv_heads = a.kv_heads, args.cache.block_size = a.block, args.cache.key_dim = args.cache.value_dim = a.dim;
+    args.codes = allocate(q.size()), args.scales = allocate(q.size() / 4);
+    args.arrived = a.rows ? upload(std::vector<uint32_t>((a.tokens + 1) * a.kv_heads, 0)) : 0;
     args.tokens = a.tokens, args.sequences = 1, args.heads = a.heads, args.q_stride = args.out_stride = a.heads * a.dim;
     args.max_blocks = blocks, args.splits = a.splits, args.scale = 1.0f / std::sqrt(float(a.dim));
     CUfunction f = function(a.rows ? "flash" : "attention", a.kernel), reduce = function("attention", "rf_attention_reduce");
@@ -70,8 +72,8 @@ static void bench_attention(const Attention &a) {
         } else {
             launch(f, a.splits, a.heads, a.tokens, 128, args);
         }
-        if (a.splits > 1) {
-            launch(reduce, a.heads, a.tokens, 1, 128, args);
+        if (a.splits > 1 && !args.arrived) {
+            launch(reduce, a.heads, a.tokens, 1, 32, args);
         }
     };
     go(0);
@@ -100,6 +102,18 @@ static void bench_attention(const Attention &a) {
             double expected = result[c] / sum, d = out[(size_t(t) * a.heads + h) * a.dim + c] - expected;
             wrong += d * d;
             right += expected * expected;
+        }
+    }
+    if (a.rows && (a.splits == 1 || args.arrived)) {
+        auto codes = download<int8_t>(args.codes, q.size());
+        auto scales = download<RfScale>(args.scales, q.size() / 32);
+        double off = 0, all = 0;
+        for (size_t i = 0; i < q.size(); i++) {
+            double d = out[i] - double(codes[i]) * scales[i / 32].d;
+            off += d * d, all += double(out[i]) * out[i];
+        }
+        if (!(std::sqrt(off / all) < 1e-2)) {
+            printf("quantised attention WRONG: %.1e\n", std::sqrt(off / all));
         }
     }
     double error = std::sqrt(wrong / right), us = time_us(12, go);
@@ -175,7 +189,7 @@ static void bench_sample(uint32_t n, uint32_t rows) {
     }
     RfSampleArgs args = {};
     args.logits = upload(flat), args.tokens = allocate(rows * 4), args.rows = rows, args.n = n, args.stride = n;
-    args.scratch = allocate(size_t(rows) * (768 + 32768 + 8 * size_t(n)));
+    args.scratch = allocate(size_t(rows) * (3072 + 32768 + 8 * size_t(n)));
     struct {
         const char *name;
         float temperature, top_p, min_p;
@@ -192,9 +206,9 @@ static void bench_sample(uint32_t n, uint32_t rows) {
             }
             args.requests = upload(requests);
             auto go = [&](int) {
-                launch(function("sample", "rf_sample_max"), 32, rows, 1, 256, args);
-                launch(function("sample", "rf_sample_histogram"), 32, rows, 1, 256, args);
-                launch(function("sample", "rf_sample_scatter"), 32, rows, 1, 256, args);
+                launch(function("sample", "rf_sample_max"), 128, rows, 1, 256, args);
+                launch(function("sample", "rf_sample_histogram"), 128, rows, 1, 256, args);
+                launch(function("sample", "rf_sample_scatter"), 128, rows, 1, 256, args);
                 launch(function("sample", "rf_sample_pick"), rows, 1, 1, 256, args);
             };
             go(0);
@@ -212,7 +226,55 @@ static void bench_sample(uint32_t n, uint32_t rows) {
     cuMemFree(args.scratch);
 }
 
+// Gate and up with the activation quantised, and a matrix with the next norm at its end, against the same in steps.
+static void check_fused() {
+    const Format &f = FORMATS[0];
+    uint32_t n = 4096, wide = 14336;
+    Matrix up = matrix(f, 2 * wide, n), down = matrix(f, n, wide);
+    CUdeviceptr up_at = upload(up.host), down_at = upload(down.host);
+    Activations a = activations(1, n);
+    std::vector<float> start(n, 0.5f);
+    CUdeviceptr h = allocate(wide * 4), codes = allocate(wide), scales = allocate(wide / 4), counter = upload(std::vector<uint32_t>{0});
+    CUdeviceptr stream_out = upload(start), next = allocate(n), next_scales = allocate(n / 4), weight = upload(a.x);
+    RfGemvArgs g = {};
+    g.weight = planes_at(f, up_at, uint64_t(2) * wide * n / 32), g.x = a.codes, g.scales = a.scales, g.out = h;
+    g.rows = 2 * wide, g.columns = n, g.items = 1, g.x_stride = n, g.out_stride = wide, g.slots = 1, g.pair = wide;
+    g.next_codes = codes, g.next_scales = scales;
+    RfGemvArgs d = {};
+    d.weight = planes_at(f, down_at, uint64_t(wide) * n / 32), d.x = codes, d.scales = scales, d.out = d.residual = stream_out;
+    d.rows = n, d.columns = wide, d.items = 1, d.x_stride = wide, d.out_stride = n, d.slots = 1;
+    d.next_codes = next, d.next_scales = next_scales, d.next_weight = weight, d.arrived = counter, d.eps = 1e-5f, d.next_norm = 1;
+    CUfunction k = function("gemv_legacy", "rf_gemv_q4_0_1");
+    launch(k, wide / 32, 1, 1, 256, g);
+    launch(k, n / 16, 1, 1, 256, d);
+    std::vector<float> out = download<float>(stream_out, n), hidden = download<float>(h, wide);
+    auto check_codes = [&](CUdeviceptr c, CUdeviceptr s, const std::vector<float> &expected, const char *what) {
+        auto q = download<int8_t>(c, expected.size());
+        auto scale = download<RfScale>(s, expected.size() / 32);
+        double wrong = 0, right = 0;
+        for (size_t i = 0; i < expected.size(); i++) {
+            double e = expected[i], y = double(q[i]) * scale[i / 32].d;
+            wrong += (e - y) * (e - y), right += e * e;
+        }
+        double error = std::sqrt(wrong / right);
+        printf("fused %s: error %.1e %s\n", what, error, error < 1e-2 ? "ok" : "WRONG");
+    };
+    check_codes(codes, scales, hidden, "gate/up and quantisation");
+    double squares = 0;
+    for (float v : out) {
+        squares += double(v) * v;
+    }
+    std::vector<float> normed(n);
+    for (uint32_t i = 0; i < n; i++) {
+        normed[i] = float(out[i] / std::sqrt(squares / n + 1e-5) * a.x[i]);
+    }
+    check_codes(next, next_scales, normed, "down, residual and norm");
+    printf("gate/up + quantise: %.2f us\n", time_us(32, [&](int) { launch(k, wide / 32, 1, 1, 256, g); }));
+    printf("down + norm: %.2f us\n", time_us(32, [&](int) { launch(k, n / 16, 1, 1, 256, d); }));
+}
+
 static void bench_small() {
+    check_fused();
     Activations a = activations(1, 4096), h = activations(1, 14336);
     RfNormArgs norm = {};
     norm.x = a.f32, norm.codes = a.codes, norm.scales = a.scales, norm.rows = 1, norm.n = 4096, norm.x_stride = 4096;

@@ -94,6 +94,8 @@ struct RfBinaryArgs {
 };
 
 // out[t, r] = sum_c W[r, c] x[t, c] (+ bias[r]) (+ residual[t, r]).
+// For one item and without experts, the result can be made the 8-bit activations of the next matrix at once. With `next_norm`
+// the last block to finish takes the rms norm of the row, which `out` then holds; with `pair` each block quantises its part.
 // With `experts`, item i = t * slots + s takes the rows of expert experts[i], and x[t], or x[i] unless shared.
 // With `pair`, row r of out is activation(row r) * (row r + pair).
 struct RfGemvArgs {
@@ -114,6 +116,12 @@ struct RfGemvArgs {
     uint32_t shared;   // x has a row per token, not per item
     uint32_t pair;
     uint32_t activation;
+    uint64_t next_codes;  // i8 [rows or pair] or 0
+    uint64_t next_scales; // RfScale
+    uint64_t next_weight; // f32 [rows] or 0
+    uint64_t arrived;     // u32, 0 before and after, with next_norm
+    float eps;
+    uint32_t next_norm;
 };
 
 // out = f(x) element by element; see RfActivation. a and b are the parameters of RF_SOFTCAP and RF_SCALE.
@@ -223,6 +231,9 @@ struct RfAttentionArgs {
     uint32_t window;       // 0: none
     float scale;
     float softcap;         // 0: none
+    uint64_t arrived;      // u32 [(tokens + sequences) * kv_heads], all 0, or 0: the last part of a tile then reduces its parts
+    uint64_t codes;        // i8 [tokens, heads, value_dim] or 0: the result quantised as well; value_dim is a multiple of 32
+    uint64_t scales;       // RfScale, with codes
 };
 
 // out[i, r] = powers[x_i] * sum_c W[r, c] x[x_i, c] (+ bias[r]) (+ residual[i, r]) for many items, x in f16.

@@ -7,6 +7,7 @@
 
 #include "cache.h"
 #include "matrix.h"
+#include "parts.h"
 
 RF_FN float rf_exp_fast(float x) { return rf_exp2(x * 1.44269504f); }
 
@@ -35,16 +36,24 @@ struct RfFlash {
     uint32_t kv_head, group;     // query heads of the key-value head
     uint32_t sequence, first;    // the first token of this tile
     uint32_t tokens;             // how many
+    uint32_t position;           // of the first
     const uint32_t *table;
 
-    // Where the tile's keys and values are.
-    RF_METHOD void locate(Shared &shared, uint32_t turn, uint32_t tile, uint32_t end) const {
+    // The block of this lane's position of a tile; beyond the end that of the last position, whose scores are hidden anyway, so
+    // that loads need no condition.
+    RF_METHOD uint64_t look_up(uint32_t tile, uint32_t end) const {
         const RfCache &cache = args.cache;
-        for (uint32_t i = rf_thread(); i < POS; i += threads) {
-            uint32_t position = tile + i;
-            uint64_t block = position < end ? cache.base + table[position / cache.block_size] * cache.block_bytes : 0;
-            shared.block[turn][i] = block;
-            shared.at[turn][i] = kv_head * cache.block_size + position % cache.block_size;
+        uint32_t at = rf_min(tile + rf_thread() % POS, end - 1);
+        return cache.base + table[at / cache.block_size] * cache.block_bytes;
+    }
+
+    // Where the tile's keys and values are.
+    RF_METHOD void place(Shared &shared, uint32_t turn, uint32_t tile, uint32_t end, uint64_t block) const {
+        static_assert(POS <= threads, "a lane per position");
+        if (rf_thread() < POS) {
+            uint32_t at = rf_min(tile + rf_thread(), end - 1) % args.cache.block_size;
+            shared.block[turn][rf_thread()] = block;
+            shared.at[turn][rf_thread()] = kv_head * args.cache.block_size + at;
         }
     }
 
@@ -52,12 +61,10 @@ struct RfFlash {
         const uint32_t dim = value ? args.cache.value_dim : args.cache.key_dim, offset = value ? args.cache.value_offset : 0;
 #pragma unroll
         for (uint32_t i = 0; i < chunks; i++) {
-            uint32_t at = i * threads + rf_thread(), position = at / (D / 8), c = at % (D / 8) * 8;
-            uint64_t block = shared.block[turn][position];
-            held.x[i] = {0, 0, 0, 0};
-            if (block && c < dim) {
-                held.x[i] = *rf_ptr<const rf_u32x4>(block + offset + 2 * (shared.at[turn][position] * dim + c));
-            }
+            uint32_t at = i * threads + rf_thread(), row = at / (D / 8), c = at % (D / 8) * 8;
+            // Columns beyond the head meet queries that are 0, or are not stored.
+            uint64_t from = shared.block[turn][row] + offset + 2 * (shared.at[turn][row] * dim + (c < dim ? c : 0));
+            held.x[i] = *rf_ptr<const rf_u32x4>(from);
         }
     }
 
@@ -71,8 +78,8 @@ struct RfFlash {
 
     RF_METHOD bool valid(uint32_t row) const { return row / group < tokens; }
 
-    // Queries to shared memory, and what each row sees; returns the range over all rows.
-    RF_METHOD void prepare(Shared &shared, uint32_t *oldest, uint32_t *end) const {
+    // Queries to shared memory, and what each row sees.
+    RF_METHOD void prepare(Shared &shared) const {
         const uint32_t dim = args.cache.key_dim;
         const float *q = rf_ptr<const float>(args.q);
         for (uint32_t at = rf_thread(); at < rows * D / 2; at += threads) {
@@ -85,38 +92,41 @@ struct RfFlash {
             }
             *reinterpret_cast<uint32_t *>(shared.q + row * stride + c) = rf_pack_halves(a, b);
         }
-        const uint32_t *positions = rf_ptr<const uint32_t>(args.positions) + first;
         for (uint32_t row = rf_thread(); row < rows; row += threads) {
-            uint32_t next = valid(row) ? positions[row / group] + 1 : 0;
+            uint32_t next = valid(row) ? position + row / group + 1 : 0;
             shared.end[row] = next;
             shared.oldest[row] = args.window && next > args.window ? next - args.window : 0;
         }
-        // Positions rise within a sequence.
-        uint32_t next = positions[0] + 1;
-        *oldest = args.window && next > args.window ? next - args.window : 0;
-        *end = positions[tokens - 1] + 1;
     }
 
     RF_METHOD void run(Shared &shared, uint32_t split) const {
         const uint32_t wave = rf_wave(), row0 = wave / WD * 16, part = wave % WD;
-        uint32_t oldest, end;
-        prepare(shared, &oldest, &end);
+        const uint32_t oldest = args.window && position + 1 > args.window ? position + 1 - args.window : 0, end = position + tokens;
         const uint32_t tiles = (end - oldest + POS - 1) / POS, per = (tiles + args.splits - 1) / args.splits;
         uint32_t tile = oldest + split * per * POS;
         const uint32_t last = rf_min(end, oldest + (split + 1) * per * POS);
+        const bool any = tile < last;
+        uint64_t block = any ? look_up(tile, last) : 0;
+        prepare(shared);
         RfAcc out[to] = {}, most, sum = {};
 #pragma unroll
         for (uint32_t e = 0; e < RF_ACC; e++) {
             most.x[e] = -RF_INF;
         }
         Held keys, values;
-        locate(shared, 0, tile, last);
+        if (any) {
+            place(shared, 0, tile, last, block);
+            block = look_up(tile + POS, last);
+        }
         rf_barrier();
-        load(keys, shared, 0, false);
-        load(values, shared, 0, true);
+        if (any) {
+            load(keys, shared, 0, false);
+            load(values, shared, 0, true);
+        }
         for (uint32_t turn = 1; tile < last; tile += POS, turn ^= 1) {
             store(keys, shared);
-            locate(shared, turn, tile + POS, last);
+            place(shared, turn, tile + POS, last, block);
+            block = look_up(tile + 2 * POS, last);
             rf_barrier();
             load(keys, shared, turn, false);
             RfAcc score[ts] = {};
@@ -186,17 +196,22 @@ struct RfFlash {
 
     // Caps the scores and hides the positions that a row does not see.
     RF_METHOD void mask(const Shared &shared, RfAcc (&score)[ts], uint32_t row0, uint32_t tile) const {
+        if (args.softcap > 0.0f) {
+#pragma unroll
+            for (uint32_t j = 0; j < ts; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    score[j].x[e] = args.softcap * rf_tanh(score[j].x[e] / args.softcap);
+                }
+            }
+        }
 #pragma unroll
         for (uint32_t e = 0; e < RF_ACC; e++) {
             uint32_t row = row0 + rf_acc_row(e), oldest = shared.oldest[row], end = shared.end[row];
 #pragma unroll
             for (uint32_t j = 0; j < ts; j++) {
                 uint32_t position = tile + 16 * j + rf_acc_column(e);
-                float s = score[j].x[e];
-                if (args.softcap > 0.0f) {
-                    s = args.softcap * rf_tanh(s / args.softcap);
-                }
-                score[j].x[e] = position >= oldest && position < end ? s : -RF_INF;
+                score[j].x[e] = position >= oldest && position < end ? score[j].x[e] : -RF_INF;
             }
         }
     }
@@ -264,7 +279,7 @@ struct RfFlash {
 template <class Flash>
 RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared) {
     const uint32_t *start = rf_ptr<const uint32_t>(args.query_start);
-    Flash flash = {args, rf_block_y(), args.heads / args.cache.kv_heads, 0, 0, 0, nullptr};
+    Flash flash = {args, rf_block_y(), args.heads / args.cache.kv_heads, 0, 0, 0, 0, nullptr};
     const uint32_t most = Flash::rows / flash.group;
     uint32_t tile = rf_block_z(), s = 0;
     for (; s < args.sequences; s++) {
@@ -280,8 +295,10 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared)
     flash.sequence = s;
     flash.first = start[s] + tile * most;
     flash.tokens = rf_min(most, start[s + 1] - flash.first);
+    flash.position = rf_ptr<const uint32_t>(args.context_lens)[s] - (start[s + 1] - flash.first);
     flash.table = rf_ptr<const uint32_t>(args.block_tables) + uint64_t(s) * args.max_blocks;
-    if (rf_ptr<const uint32_t>(args.context_lens)[s] == 0) {
+    const bool absent = rf_ptr<const uint32_t>(args.context_lens)[s] == 0;
+    if (absent) {
         const uint32_t dim = args.cache.value_dim, width = flash.group * dim;
         for (uint32_t i = rf_thread(); i < flash.tokens * width && rf_block_x() == 0; i += Flash::threads) {
             uint64_t token = flash.first + i / width;
@@ -295,7 +312,47 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared)
                 part[dim + 1] = 0.0f;
             }
         }
+    } else {
+        flash.run(shared, rf_block_x());
+    }
+    if (args.splits == 1 && args.codes) {
+        rf_fence_device();
+        rf_barrier();
+        const uint32_t dim = args.cache.value_dim;
+        for (uint32_t i = rf_wave(); i < flash.tokens * flash.group; i += Flash::threads / RF_WAVE) {
+            uint64_t token = flash.first + i / flash.group;
+            uint32_t head = flash.kv_head * flash.group + i % flash.group;
+            const float *from = rf_ptr<const float>(args.out) + token * args.out_stride + head * dim;
+            for (uint32_t first = 0; first < dim; first += 4 * RF_WAVE) {
+                float y[4] = {};
+                uint32_t c = first + 4 * rf_lane();
+                if (c < dim) {
+                    rf_load4(from, c, dim, false, y);
+                }
+                rf_store_head(args, token, head, c, y);
+            }
+        }
+    }
+    if (args.splits == 1 || !args.arrived) {
         return;
     }
-    flash.run(shared, rf_block_x());
+    // The last part of the tile to arrive reduces all of them and leaves the counter as it was.
+    rf_fence_device();
+    rf_barrier();
+    if (rf_thread() == 0) {
+        uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + uint64_t(rf_block_z()) * args.cache.kv_heads + rf_block_y();
+        shared.end[0] = rf_atomic_add(arrived, 1) + 1 == args.splits;
+        if (shared.end[0]) {
+            *arrived = 0;
+        }
+    }
+    rf_barrier();
+    if (!shared.end[0]) {
+        return;
+    }
+    rf_fence_device();
+    for (uint32_t i = rf_wave(); i < flash.tokens * flash.group; i += Flash::threads / RF_WAVE) {
+        uint64_t token = flash.first + i / flash.group;
+        rf_reduce_parts(args, token, flash.kv_head * flash.group + i % flash.group, absent);
+    }
 }

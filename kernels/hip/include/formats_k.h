@@ -22,16 +22,16 @@ struct RfFormat<RF_IQ4_XS> {
 
 // The 6-bit scales and minima of sub-blocks 2 * pair and 2 * pair + 1 of Q4_K and Q5_K.
 RF_FN void rf_scales_k4(const rf_u32x4 &head, uint32_t pair, float (&scale)[2], float (&minimum)[2]) {
-    uint32_t shift = 16 * (pair % 2);
-    uint32_t a = head.y >> shift & 0xffff, b = head.z >> shift & 0xffff, c = head.w >> shift & 0xffff;
-    bool upper = pair >= 2;
-    uint32_t s = upper ? (c & 0x0f0f) | (a >> 2 & 0x3030) : a & 0x3f3f;
-    uint32_t m = upper ? (c >> 4 & 0x0f0f) | (b >> 2 & 0x3030) : b & 0x3f3f;
+    // Bytes: scale, scale, minimum, minimum. The last four sub-blocks have their high bits with the first four's.
+    const uint32_t select = pair % 2 ? 0x7632 : 0x5410;
+    const uint32_t first = rf_byte_permute(head.y, head.z, select), rest = rf_byte_permute(head.w, head.w, select);
+    const uint32_t low = (rest & 0x00000f0fu) | (rest >> 4 & 0x0f0f0000u);
+    const uint32_t packed = pair >= 2 ? low | (first >> 2 & 0x30303030u) : first & 0x3f3f3f3fu;
     float d = rf_low_half(head.x), negative = -rf_high_half(head.x);
-    scale[0] = d * float(s & 0xff);
-    scale[1] = d * float(s >> 8);
-    minimum[0] = negative * float(m & 0xff);
-    minimum[1] = negative * float(m >> 8);
+    scale[0] = d * float(packed & 0xff);
+    scale[1] = d * float(packed >> 8 & 0xff);
+    minimum[0] = negative * float(packed >> 16 & 0xff);
+    minimum[1] = negative * float(packed >> 24);
 }
 
 template <>

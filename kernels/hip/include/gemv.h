@@ -3,6 +3,7 @@
 #pragma once
 
 #include "formats.h"
+#include "rows.h"
 
 constexpr uint32_t RF_GEMV_THREADS = 256;
 
@@ -84,11 +85,27 @@ RF_FN RfPlanes rf_row_planes(const RfPlanes &planes, uint64_t row, uint32_t bloc
     return p;
 }
 
-// Quantised weights, 8-bit activations.
+// One group of 16 of each row with one vector's.
+template <uint32_t rows, uint32_t groups>
+RF_FN void rf_gemv_group(const uint32_t (&w)[rows][groups][4], const float (&scale)[rows][groups],
+                         const float (&minimum)[rows][groups], uint32_t g, const rf_u32x4 &q, float d, float total,
+                         float *sum, uint32_t stride) {
+#pragma unroll
+    for (uint32_t i = 0; i < rows; i++) {
+        int32_t dot = rf_dot4(w[i][g][0], q.x, 0);
+        dot = rf_dot4(w[i][g][1], q.y, dot);
+        dot = rf_dot4(w[i][g][2], q.z, dot);
+        dot = rf_dot4(w[i][g][3], q.w, dot);
+        float y = rf_fma(scale[i][g], float(dot), minimum[i][g] * total);
+        sum[i * stride] = rf_fma(d, y, sum[i * stride]);
+    }
+}
+
+// A few vectors of 8-bit activations.
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv(const RfGemvArgs &args) {
     typedef RfFormat<format> F;
-    constexpr uint32_t rows = RfGemvTile<vectors>::rows, in_flight = vectors >= 4 || F::groups == 4 ? 1 : 2;
+    constexpr uint32_t rows = RfGemvTile<vectors>::rows;
     RfGemvRows<rows> r = rf_gemv_rows<rows>(args, vectors);
     const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
     RfPlanes planes[rows];
@@ -105,53 +122,204 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         scales[v] = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
     }
     float sum[rows][vectors] = {};
-    for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
-        typename F::Raw raw[in_flight][rows];
+    for (uint32_t unit = rf_lane(); unit < units; unit += RF_WAVE) {
+        typename F::Raw raw[rows];
 #pragma unroll
-        for (uint32_t j = 0; j < in_flight; j++) {
-            uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
+        for (uint32_t i = 0; i < rows; i++) {
+            raw[i] = F::load(planes[i], unit / F::units, unit % F::units);
+        }
+        uint32_t w[rows][F::groups][4];
+        float scale[rows][F::groups], minimum[rows][F::groups];
 #pragma unroll
-            for (uint32_t i = 0; i < rows; i++) {
-                raw[j][i] = F::load(planes[i], unit / F::units, unit % F::units);
-            }
+        for (uint32_t i = 0; i < rows; i++) {
+            F::unpack(raw[i], unit % F::units, w[i], scale[i], minimum[i]);
         }
 #pragma unroll
-        for (uint32_t j = 0; j < in_flight; j++) {
-            // Past the end the last unit is taken again, with a factor of 0: a branch would hold back the next loads.
-            const bool inside = start + j * RF_WAVE < units;
-            const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
-            uint32_t w[rows][F::groups][4];
-            float scale[rows][F::groups], minimum[rows][F::groups];
+        for (uint32_t g = 0; g < F::groups; g++) {
+            uint32_t at = unit / F::units * F::block + F::offset(unit % F::units, g);
 #pragma unroll
-            for (uint32_t i = 0; i < rows; i++) {
-                F::unpack(raw[j][i], unit % F::units, w[i], scale[i], minimum[i]);
-            }
-            uint32_t first = unit / F::units * F::block;
-#pragma unroll
-            for (uint32_t g = 0; g < F::groups; g++) {
-                uint32_t at = first + F::offset(unit % F::units, g);
-#pragma unroll
-                for (uint32_t v = 0; v < vectors; v++) {
-                    rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x[v] + at);
-                    rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales[v] + at / 32);
-                    float d = inside ? rf_float(s.x) : 0.0f;
-                    float total = float(int16_t(s.y >> (at & 16)));
-#pragma unroll
-                    for (uint32_t i = 0; i < rows; i++) {
-                        int32_t dot = rf_dot4(w[i][g][0], q.x, 0);
-                        dot = rf_dot4(w[i][g][1], q.y, dot);
-                        dot = rf_dot4(w[i][g][2], q.z, dot);
-                        dot = rf_dot4(w[i][g][3], q.w, dot);
-                        float y = rf_fma(scale[i][g], float(dot), minimum[i][g] * total);
-                        sum[i][v] = rf_fma(d, y, sum[i][v]);
-                    }
-                }
+            for (uint32_t v = 0; v < vectors; v++) {
+                rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x[v] + at);
+                rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales[v] + at / 32);
+                float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
+                rf_gemv_group(w, scale, minimum, g, q, rf_float(s.x), total, &sum[0][v], vectors);
             }
         }
     }
     rf_gemv_finish<rows, vectors>(args, r, sum);
 }
 
+struct RfGemvShared {
+    float scratch[RF_GEMV_THREADS / 32];
+    float part[32]; // results that share a scale
+    uint32_t last;
+};
+
+// The last block to get here takes the rms norm of the whole result and quantises it.
+RF_FN void rf_gemv_next_norm(const RfGemvArgs &args, RfGemvShared &shared, uint32_t blocks) {
+    rf_fence_device();
+    rf_barrier();
+    if (rf_thread() == 0) {
+        uint32_t *arrived = rf_ptr<uint32_t>(args.arrived);
+        shared.last = rf_atomic_add(arrived, 1) + 1 == blocks;
+        if (shared.last) {
+            *arrived = 0;
+        }
+    }
+    rf_barrier();
+    if (!shared.last) {
+        return;
+    }
+    rf_fence_device();
+    const uint32_t n = args.rows, groups = (n + 4 * RF_GEMV_THREADS - 1) / (4 * RF_GEMV_THREADS);
+    const float *x = rf_ptr<const float>(args.out), *weight = rf_ptr<const float>(args.next_weight);
+    const bool whole = rf_is_aligned(x) && rf_is_aligned(weight);
+    const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
+    float y[RF_ROW_HELD][4], squares = 0.0f;
+#pragma unroll
+    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        uint32_t c = 4 * (j * RF_GEMV_THREADS + rf_thread());
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            y[j][i] = 0.0f;
+        }
+        if (j < groups && c < n) {
+            float w[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+            rf_load4(x, c, n, whole, y[j]);
+            if (weight) {
+                rf_load4(weight, c, n, whole, w);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                squares = rf_fma(y[j][i], y[j][i], squares);
+                y[j][i] *= w[i];
+            }
+        }
+    }
+    squares = rf_block_sum<RF_GEMV_THREADS>(squares, shared.scratch);
+    const float factor = 1.0f / rf_sqrt(squares / float(n) + args.eps);
+#pragma unroll
+    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            y[j][i] *= factor;
+        }
+    }
+    rf_store_row<RF_GEMV_THREADS>(to, n, groups, y, shared.scratch);
+}
+
+// Blocks of 32 results of pairs, of which each pass gives one per wave, with a scale of their own.
+constexpr uint32_t RF_GEMV_PASSES = 32 / (RF_GEMV_THREADS / RF_WAVE);
+
+// One item: weights are loaded ahead of the arithmetic.
+template <uint32_t format>
+struct RfGemvOne {
+    typedef RfFormat<format> F;
+    // Units of each row that are loaded before any is computed.
+    static constexpr uint32_t in_flight = format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename F::Raw) > 32 ? 1 : 2;
+    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4, rows = 2;
+
+    RF_MEMBER void multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][1]) {
+        const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
+        RfPlanes planes[rows];
+#pragma unroll
+        for (uint32_t i = 0; i < rows; i++) {
+            planes[i] = rf_row_planes<format>(args.weight, r.weight[i], blocks);
+            sum[i][0] = 0.0f;
+        }
+        const uint64_t row = rf_gemv_x_row(args, r.item);
+        const uint8_t *x = rf_ptr<const uint8_t>(args.x) + row * args.x_stride;
+        const RfScale *scales = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
+        for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
+            typename F::Raw raw[in_flight][rows];
+#pragma unroll
+            for (uint32_t j = 0; j < in_flight; j++) {
+                uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
+#pragma unroll
+                for (uint32_t i = 0; i < rows; i++) {
+                    raw[j][i] = F::load(planes[i], unit / F::units, unit % F::units);
+                }
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < in_flight; j++) {
+                // Past the end the last unit is taken again, with a factor of 0: a branch would hold back the next loads.
+                const bool inside = start + j * RF_WAVE < units;
+                const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
+                uint32_t w[rows][F::groups][4];
+                float scale[rows][F::groups], minimum[rows][F::groups];
+#pragma unroll
+                for (uint32_t i = 0; i < rows; i++) {
+                    F::unpack(raw[j][i], unit % F::units, w[i], scale[i], minimum[i]);
+                }
+#pragma unroll
+                for (uint32_t g = 0; g < F::groups; g++) {
+                    uint32_t at = unit / F::units * F::block + F::offset(unit % F::units, g);
+                    rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x + at);
+                    rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales + at / 32);
+                    float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
+                    rf_gemv_group(w, scale, minimum, g, q, inside ? rf_float(s.x) : 0.0f, total, &sum[0][0], 1);
+                }
+            }
+        }
+    }
+
+    // Gate and up, quantised for the next matrix: a block takes the 32 results of one scale.
+    RF_MEMBER void run_pairs(const RfGemvArgs &args, RfGemvShared &shared) {
+        constexpr uint32_t waves = RF_GEMV_THREADS / RF_WAVE;
+        for (uint32_t pass = 0; pass < RF_GEMV_PASSES; pass++) {
+            RfGemvRows<rows> r;
+            r.item = 0;
+            uint32_t row = rf_block_x() * 32 + pass * waves + rf_wave();
+            r.row[0] = r.row[1] = row;
+            r.weight[0] = rf_min(row, args.pair - 1);
+            r.weight[1] = r.weight[0] + args.pair;
+            float sum[rows][1];
+            multiply(args, r, sum);
+            float gate = rf_wave_sum(sum[0][0]), up = rf_wave_sum(sum[1][0]);
+            if (args.bias) {
+                gate += rf_ptr<const float>(args.bias)[r.weight[0]];
+                up += rf_ptr<const float>(args.bias)[r.weight[1]];
+            }
+            float y = rf_activation(args.activation, gate, 0.0f, 0.0f) * up;
+            if (rf_lane() == 0) {
+                shared.part[pass * waves + rf_wave()] = y;
+                if (args.out && row < args.pair) {
+                    rf_ptr<float>(args.out)[row] = y;
+                }
+            }
+        }
+        rf_barrier();
+        if (rf_wave() == 0) {
+            const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
+            float y[4] = {};
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                y[i] = rf_lane() < 8 ? shared.part[4 * rf_lane() + i] : 0.0f;
+            }
+            uint32_t c = rf_block_x() * 32 + 4 * rf_lane();
+            rf_store_codes(to, c, rf_lane() < 8 && c < args.pair, y);
+        }
+    }
+
+    RF_MEMBER void run(const RfGemvArgs &args, RfGemvShared &shared) {
+        if (args.pair && args.next_codes) {
+            run_pairs(args, shared);
+            return;
+        }
+        RfGemvRows<rows> r = rf_gemv_rows<rows>(args, 1);
+        float sum[rows][1];
+        multiply(args, r, sum);
+        rf_gemv_finish<rows, 1>(args, r, sum);
+        if (args.next_norm) {
+            constexpr uint32_t per = RF_GEMV_THREADS / RF_WAVE * rows;
+            rf_gemv_next_norm(args, shared, (args.rows + per - 1) / per);
+        }
+    }
+};
+
 #define RF_GEMV(name, format)                                                                                          \
-    RF_KERNEL_DENSE(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, 3) { rf_gemv<format, 1>(args); }                  \
-    RF_KERNEL(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS) { rf_gemv<format, 4>(args); }
+    RF_KERNEL_DENSE(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvOne<format>::dense) {                       \
+        RF_SHARED RfGemvShared shared;                                                                                 \
+        RfGemvOne<format>::run(args, shared);                                                                          \
+    }                                                                                                                  \
+    RF_KERNEL_DENSE(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 1) { rf_gemv<format, 4>(args); }

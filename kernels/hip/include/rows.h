@@ -81,13 +81,14 @@ RF_FN void rf_store4(float *p, uint32_t c, uint32_t n, bool whole, const float (
 RF_FN bool rf_is_aligned(const void *p) { return reinterpret_cast<uint64_t>(p) % 16 == 0; }
 
 // Stores a row that a block holds: lane t has elements 4 (t + j threads) .. of it in y[j], for j < groups.
+template <uint32_t threads = RF_ROW_THREADS>
 RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (&y)[RF_ROW_HELD][4], float *scratch) {
     const bool whole = n % 4 == 0 && rf_is_aligned(to.out);
     float most = 0.0f;
 #pragma unroll
     for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
         if (j < groups) {
-            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            uint32_t c = 4 * (j * threads + rf_thread());
             if (to.out && c < n) {
                 rf_store4(to.out, c, n, whole, y[j]);
             }
@@ -101,10 +102,10 @@ RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (
         }
     }
     if (to.half) {
-        float p = rf_row_power(rf_block_max<RF_ROW_THREADS>(most, scratch)), inverse = 1.0f / p;
+        float p = rf_row_power(rf_block_max<threads>(most, scratch)), inverse = 1.0f / p;
 #pragma unroll
         for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            uint32_t c = 4 * (j * threads + rf_thread());
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
                 if (j < groups && c + i < n) {

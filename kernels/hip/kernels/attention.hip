@@ -1,6 +1,7 @@
 // Attention for any head size and cache: a block per token, query head and part of the context.
 #include "device.h"
 #include "cache.h"
+#include "parts.h"
 
 constexpr uint32_t RF_ATTENTION_THREADS = 128;
 constexpr uint32_t RF_ATTENTION_MOST = 576;
@@ -105,34 +106,9 @@ RF_KERNEL(rf_attention, RfAttentionArgs, RF_ATTENTION_THREADS) {
     }
 }
 
-// The parts of the context to one result: a block per token and head.
-RF_KERNEL(rf_attention_reduce, RfAttentionArgs, RF_ATTENTION_THREADS) {
-    const uint32_t head = rf_block_x(), token = rf_block_y(), dim = args.cache.value_dim;
-    const float *parts = rf_ptr<const float>(args.partial) + (uint64_t(token) * args.heads + head) * args.splits * (dim + 2);
-    float most = -RF_INF;
-    for (uint32_t s = 0; s < args.splits; s++) {
-        most = rf_fmax(most, parts[s * (dim + 2) + dim]);
-    }
+// The parts of the context to one result: a wave per token and head.
+RF_KERNEL(rf_attention_reduce, RfAttentionArgs, RF_WAVE) {
+    const uint32_t head = rf_block_x(), token = rf_block_y();
     const uint32_t sequence = rf_ptr<const uint32_t>(args.sequence_of)[token];
-    const bool absent = rf_ptr<const uint32_t>(args.context_lens)[sequence] == 0;
-    float sum = 0.0f;
-    if (args.sinks && !absent) {
-        float sink = rf_ptr<const float>(args.sinks)[head];
-        most = rf_fmax(most, sink);
-        sum = rf_exp(sink - most);
-    }
-    for (uint32_t s = 0; s < args.splits; s++) {
-        float m = parts[s * (dim + 2) + dim];
-        sum += m > -RF_INF ? parts[s * (dim + 2) + dim + 1] * rf_exp(m - most) : 0.0f;
-    }
-    float inverse = sum > 0.0f ? 1.0f / sum : sum;
-    float *out = rf_ptr<float>(args.out) + uint64_t(token) * args.out_stride + head * dim;
-    for (uint32_t c = rf_thread(); c < dim; c += RF_ATTENTION_THREADS) {
-        float y = 0.0f;
-        for (uint32_t s = 0; s < args.splits; s++) {
-            float m = parts[s * (dim + 2) + dim];
-            y = m > -RF_INF ? rf_fma(parts[s * (dim + 2) + c], rf_exp(m - most), y) : y;
-        }
-        out[c] = y * inverse;
-    }
+    rf_reduce_parts(args, token, head, rf_ptr<const uint32_t>(args.context_lens)[sequence] == 0);
 }

@@ -13,7 +13,7 @@
 #include "args.h"
 
 constexpr uint32_t RF_SAMPLE_THREADS = 256;
-constexpr uint32_t RF_SAMPLE_PARTS = 32;
+constexpr uint32_t RF_SAMPLE_PARTS = 128;
 constexpr uint32_t RF_SAMPLE_BINS = 2048;
 constexpr uint32_t RF_SAMPLE_RANKED = 1024; // the most tokens of a bin that are ranked by comparing all with all
 constexpr uint32_t RF_SAMPLE_FAILED = 0xffffffffu;

@@ -79,7 +79,7 @@ kernels! {
     "rope" { rf_rope: RfRopeArgs, Threads::Waves(4); }
     "attention" {
         rf_attention: RfAttentionArgs, Threads::Fixed(128);
-        rf_attention_reduce: RfAttentionArgs, Threads::Fixed(128);
+        rf_attention_reduce: RfAttentionArgs, Threads::Waves(1);
     }
     "embed" { rf_embed: RfEmbedArgs, Threads::Fixed(128); }
     "norm" { rf_norm: RfNormArgs, Threads::Fixed(512); }
@@ -200,8 +200,21 @@ pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
     let waves = 256 / wave;
     let per_wave = if vectors == 1 { 2 } else { 4 };
     let (rows, per_wave) = if args.pair != 0 { (args.pair, per_wave / 2) } else { (args.rows, per_wave) };
+    // With quantisation a block takes the results of one scale.
+    let per_block = if args.pair != 0 && args.next_codes != 0 { 32 } else { waves * per_wave };
     let name = format!("rf_gemv_{}_{vectors}", format_name(dtype));
-    launch(&name, wave, [rows.div_ceil(waves * per_wave), args.items.div_ceil(vectors), 1], args)
+    launch(&name, wave, [rows.div_ceil(per_block), args.items.div_ceil(vectors), 1], args)
+}
+
+/// The longest row whose rms norm [`gemv`] can take at its end (`next_norm`).
+pub const GEMV_MOST_NORM: u32 = 8192;
+
+/// Whether [`gemv`] can quantise its result for the next matrix (`next_codes`): one item, quantised weights, whole scales.
+pub fn gemv_fuses(dtype: DType, args: &RfGemvArgs) -> bool {
+    let plain = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+    let results = if args.pair != 0 { args.pair } else { args.rows };
+    let fits = args.pair != 0 || args.rows <= GEMV_MOST_NORM;
+    !plain && args.items == 1 && args.experts == 0 && fits && results.is_multiple_of(32)
 }
 
 /// Whether [`gemm`] takes weights of this type with this many columns; [`gemv`] takes all that the kernels read.
@@ -267,7 +280,8 @@ pub fn rope(args: &RfRopeArgs, wave: u32) -> Launch {
     launch("rf_rope", wave, [items.div_ceil(4), 1, 1], args)
 }
 
-/// Attention of each token over the paged cache, then, with more than one split, the reduction of the parts.
+/// Attention of each token over the paged cache, then, with more than one split and without `arrived`, the reduction of
+/// the parts.
 ///
 /// Through the matrix units where the cache is f16 and heads are at most 256 and multiples of 8; by a slower kernel otherwise.
 /// `tokens` and `sequences` are upper bounds: what the step has is read on the device.
@@ -282,10 +296,16 @@ pub fn attention(args: &RfAttentionArgs, wave: u32) -> Vec<Launch> {
         }
         None => launch("rf_attention", wave, [args.splits, args.heads, args.tokens], args),
     }];
-    if args.splits > 1 {
+    let reduced = args.arrived != 0 && flash(args).is_some();
+    if args.splits > 1 && !reduced {
         launches.push(launch("rf_attention_reduce", wave, [args.heads, args.tokens, 1], args));
     }
     launches
+}
+
+/// Whether [`attention`] quantises its result where `codes` asks for it.
+pub fn attention_fuses(args: &RfAttentionArgs) -> bool {
+    flash(args).is_some() && args.cache.value_dim.is_multiple_of(32)
 }
 
 /// The kernel for these arguments that runs on the matrix units, and the rows (token and head) of its blocks.
@@ -359,19 +379,23 @@ pub fn linear(args: &RfLinearArgs, wave: u32) -> Launch {
     launch("rf_linear", wave, [args.rows.div_ceil(256 / wave), args.items, 1], args)
 }
 
+/// Blocks that share a row.
+const SAMPLE_PARTS: u32 = 128;
+
 /// What [`sample`] writes where a row cannot be drawn from: a logit is NaN or +infinity, or none is finite.
 pub const SAMPLE_FAILED: u32 = u32::MAX;
 
 /// A token from each row of logits. The same logits and requests give the same tokens on every run.
 pub fn sample(args: &RfSampleArgs, wave: u32) -> Vec<Launch> {
     let parts = ["rf_sample_max", "rf_sample_histogram", "rf_sample_scatter"];
-    let mut launches: Vec<Launch> = parts.iter().map(|name| launch(name, wave, [32, args.rows, 1], args)).collect();
+    let mut launches: Vec<Launch> =
+        parts.iter().map(|name| launch(name, wave, [SAMPLE_PARTS, args.rows, 1], args)).collect();
     launches.push(launch("rf_sample_pick", wave, [args.rows, 1, 1], args));
     launches
 }
 
 /// Bytes of `scratch` for [`sample`].
 pub fn sample_scratch_bytes(rows: u32, n: u32) -> u64 {
-    let (parts, bins) = (32 * (16 + 8), 2048 * (8 + 4 + 4));
+    let (parts, bins) = (u64::from(SAMPLE_PARTS) * (16 + 8), 2048 * (8 + 4 + 4));
     u64::from(rows) * (parts + bins + 8 * u64::from(n))
 }
