@@ -48,6 +48,12 @@ pub enum Command {
     Logits(Logits),
     /// Measure prompt processing and generation speed
     Bench(Bench),
+    /// Say what this machine has and lacks, and what to do about it
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Load plugins and report each on standard output; used by the host itself
     #[command(hide = true)]
     ProbePlugins { files: Vec<PathBuf> },
@@ -64,7 +70,9 @@ impl Command {
             Command::Tokenize(c) => Some(&c.model),
             Command::Logits(c) => Some(&c.model),
             Command::Bench(c) => Some(&c.model),
-            Command::Plugins { .. } | Command::Inspect(_) | Command::ProbePlugins { .. } => None,
+            Command::Plugins { .. } | Command::Inspect(_) | Command::Doctor { .. } | Command::ProbePlugins { .. } => {
+                None
+            }
         }
     }
 }

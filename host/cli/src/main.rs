@@ -55,6 +55,7 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Tokenize(tokenize) => commands::tokenize::run(&config, &tokenize),
         Command::Logits(logits) => commands::logits::run(&config, &logits),
         Command::Bench(bench) => commands::bench::run(&config, &bench),
+        Command::Doctor { json } => commands::doctor::run(&config, json),
         Command::ProbePlugins { .. } => Ok(()),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ macro_rules! say {
 
 pub mod bench;
 pub mod chat;
+pub mod doctor;
 pub mod generate;
 pub mod inspect;
 pub mod logits;
