@@ -111,6 +111,9 @@ pub enum ApiError {
     /// No request of this id.
     #[error("no request has the id `{0}`; ids of requests that ended long ago are forgotten")]
     RequestNotFound(String),
+    /// Responses are not kept.
+    #[error("the response `{0}` is not stored: this server stores none; send the whole conversation as `input`")]
+    NotStored(String),
     /// Another request has asked to end this one.
     #[error("the request was cancelled")]
     Cancelled,
@@ -208,9 +211,10 @@ impl ApiError {
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            ApiError::ModelNotFound { .. } | ApiError::NoRoute { .. } | ApiError::RequestNotFound(_) => {
-                StatusCode::NOT_FOUND
-            }
+            ApiError::ModelNotFound { .. }
+            | ApiError::NoRoute { .. }
+            | ApiError::RequestNotFound(_)
+            | ApiError::NotStored(_) => StatusCode::NOT_FOUND,
             // Clients try again what ends with a registered status that would fit.
             ApiError::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -242,6 +246,7 @@ impl ApiError {
             ApiError::ContextLength { .. } => "context_length_exceeded",
             ApiError::ModelNotFound { .. } => "model_not_found",
             ApiError::RequestNotFound(_) => "request_not_found",
+            ApiError::NotStored(_) => "response_not_stored",
             ApiError::Cancelled => "request_cancelled",
             ApiError::NoRoute { .. } => "unknown_url",
             ApiError::Method { .. } => "method_not_allowed",

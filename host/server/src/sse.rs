@@ -31,8 +31,53 @@ pub(crate) fn frame(value: &impl Serialize) -> Bytes {
     line.into()
 }
 
+/// An event with a name.
+pub(crate) fn named(name: &str, value: &impl Serialize) -> Bytes {
+    let mut event = format!("event: {name}\n").into_bytes();
+    event.extend_from_slice(&frame(value));
+    event.into()
+}
+
+/// One line with a JSON value.
+pub(crate) fn line(value: &serde_json::Value) -> Bytes {
+    format!("{value}\n").into()
+}
+
+/// How chunks are put on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// Server-sent events, the last of which is `[DONE]`.
+    Data,
+    /// Server-sent events with names, the last of which says so by itself.
+    Events,
+    /// One JSON value per line.
+    Lines,
+}
+
+impl Wire {
+    fn content_type(self) -> &'static str {
+        match self {
+            Wire::Data | Wire::Events => "text/event-stream",
+            Wire::Lines => "application/x-ndjson",
+        }
+    }
+
+    /// After everything else.
+    fn end(self) -> Option<Bytes> {
+        (self == Wire::Data).then(|| Bytes::from_static(DONE))
+    }
+}
+
 /// Turns the events of a generation into the chunks of a route.
 pub(crate) trait Chunks: Send {
+    /// How they are put on the wire.
+    fn wire(&self) -> Wire {
+        Wire::Data
+    }
+    /// Instead of what would still come.
+    fn error(&mut self, error: &ApiError) -> Vec<Bytes> {
+        vec![frame(&error.body())]
+    }
     /// Before anything else.
     fn start(&mut self) -> Vec<Bytes>;
     /// For an event of a sequence.
@@ -52,9 +97,10 @@ struct SseBody<C> {
 /// A response with the events of `generation` as `chunks` puts them.
 pub(crate) fn respond(generation: Generation, mut chunks: impl Chunks + Unpin + 'static) -> Response {
     let ready = chunks.start().into();
+    let content_type = HeaderValue::from_static(chunks.wire().content_type());
     let body = SseBody { generation: Some(generation), chunks, ready, keep_alive: Box::pin(sleep(KEEP_ALIVE)) };
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         // Tells nginx not to collect the stream.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
@@ -78,14 +124,16 @@ impl<C: Chunks + Unpin> http_body::Body for SseBody<C> {
                 Poll::Ready(Some(Ok((sequence, event)))) => this.ready.extend(this.chunks.event(sequence, event)),
                 Poll::Ready(Some(Err(error))) => {
                     this.generation = None;
-                    this.ready.extend([frame(&error.body()), Bytes::from_static(DONE)]);
+                    this.ready.extend(this.chunks.error(&error));
+                    this.ready.extend(this.chunks.wire().end());
                 }
                 Poll::Ready(None) => {
                     this.generation = None;
                     this.ready.extend(this.chunks.end());
-                    this.ready.push_back(Bytes::from_static(DONE));
+                    this.ready.extend(this.chunks.wire().end());
                 }
-                Poll::Pending if this.keep_alive.as_mut().poll(cx).is_ready() => {
+                // Lines have no comments.
+                Poll::Pending if this.chunks.wire() != Wire::Lines && this.keep_alive.as_mut().poll(cx).is_ready() => {
                     this.ready.push_back(Bytes::from_static(COMMENT));
                 }
                 Poll::Pending => return Poll::Pending,

@@ -23,6 +23,12 @@ pub fn with_adapters() -> Option<String> {
     environment("python-adapters", &packages, "import langchain_openai, litellm")
 }
 
+/// A Python with the official clients of the APIs that the server speaks besides.
+pub fn with_dialects() -> Option<String> {
+    let packages = ["openai>=2,<4", "anthropic>=0.60", "ollama>=0.5"];
+    environment("python-dialects", &packages, "import openai, anthropic, ollama")
+}
+
 /// A Python with lm-eval.
 pub fn with_lm_eval() -> Option<String> {
     environment("python-lm-eval", &["lm-eval[api]>=0.4.10"], "import lm_eval, tenacity")

@@ -5,4 +5,5 @@ pub(crate) mod body;
 pub(crate) mod keys;
 pub(crate) mod observe;
 pub(crate) mod patience;
+pub(crate) mod shape;
 pub(crate) mod tls;

@@ -45,6 +45,16 @@ impl Fields {
         }
     }
 
+    /// Members of a body that is put together here.
+    pub(crate) fn of_members(members: Map<String, Value>) -> Fields {
+        Fields { members, path: String::new(), recorder: None }
+    }
+
+    /// Puts a member in.
+    pub(crate) fn put(&mut self, key: &str, value: Value) {
+        self.members.insert(key.into(), value);
+    }
+
     /// The members of the value of a parameter.
     pub(crate) fn of(value: Value, path: &str) -> Result<Fields, ApiError> {
         match value {

@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod dialects;
 mod generate;
 mod models;
 mod operations;
@@ -14,16 +15,21 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use crate::error::{ApiError, ServerError};
 use crate::http::access::{Access, cors, guard};
 use crate::http::keys::{ApiKeys, authenticate};
 use crate::http::observe::observe;
+use crate::http::shape;
 use crate::openapi;
 use crate::state::AppState;
+use dialects::{anthropic, ollama, responses};
+
+pub(crate) use anthropic::error_body as anthropic_error;
+pub(crate) use ollama::error_body as ollama_error;
 
 /// All routes, for a listener at `address`.
 pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router, ServerError> {
@@ -52,6 +58,7 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/props", get(operations::props))
         .route("/version", get(operations::version))
         .route("/openapi.json", get(openapi::document))
+        .merge(dialects())
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route);
     if let Some(keys) = ApiKeys::of(&state.settings)? {
@@ -64,9 +71,29 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
     }
     let router = router
         .layer(from_fn_with_state(access, guard))
+        .layer(from_fn(shape::errors))
         .layer(map_response(no_sniffing))
         .layer(from_fn_with_state(state.clone(), observe));
     Ok(router.with_state(state))
+}
+
+/// The routes of other APIs.
+fn dialects() -> Router<Arc<AppState>> {
+    let mut router = Router::new()
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::stored).delete(responses::stored))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/tags", get(ollama::list))
+        .route("/api/ps", get(ollama::running))
+        .route("/api/show", post(ollama::show))
+        .route("/api/version", get(ollama::version));
+    for managing in ["/api/create", "/api/copy", "/api/pull", "/api/push"] {
+        router = router.route(managing, post(ollama::refused));
+    }
+    router.route("/api/delete", delete(ollama::refused))
 }
 
 async fn no_route(request: Request) -> ApiError {
