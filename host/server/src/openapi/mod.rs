@@ -85,7 +85,7 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator) -> Value {
     described
 }
 
-/// An object with the members that the code asks for, and no others.
+/// An object with the members that the code asks for, and no others unless it takes the form of another API.
 fn body_schema(body: &Body) -> Value {
     let mut members = (body.members)();
     for (name, schema) in &mut members {
@@ -96,7 +96,7 @@ fn body_schema(body: &Body) -> Value {
             *schema = form;
         }
     }
-    json!({"type": "object", "properties": members, "required": body.required, "additionalProperties": false})
+    json!({"type": "object", "properties": members, "required": body.required, "additionalProperties": body.open})
 }
 
 fn error_schema() -> Value {

@@ -29,6 +29,8 @@ pub(super) struct Body {
     /// Members and their schemas.
     pub(super) members: fn() -> Map<String, Value>,
     pub(super) required: &'static [&'static str],
+    /// There are further members, which the document of the API says whose form this is.
+    pub(super) open: bool,
 }
 
 const JSON: &str = "application/json";
@@ -87,9 +89,51 @@ fn model() -> Map<String, Value> {
     json!({"model": {"type": "string"}}).as_object().cloned().unwrap_or_default()
 }
 
-const CHAT: Option<Body> = Some(Body { members: chat, required: &["messages"] });
-const COMPLETION: Option<Body> = Some(Body { members: completion, required: &["prompt"] });
-const NAMED: Option<Body> = Some(Body { members: model, required: &["model"] });
+/// The members that requests of other APIs cannot do without, and those that choose the form of the answer.
+fn of_others() -> Map<String, Value> {
+    let members = json!({
+        "model": {"type": "string"},
+        "stream": {"type": ["boolean", "null"]},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "max_tokens": {"type": "integer", "minimum": 1},
+        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+        "prompt": {"type": "string"},
+    });
+    members.as_object().cloned().unwrap_or_default()
+}
+
+fn only(keys: &[&str]) -> Map<String, Value> {
+    of_others().into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect()
+}
+
+fn anthropic() -> Map<String, Value> {
+    only(&["model", "messages", "max_tokens", "stream"])
+}
+
+fn anthropic_count() -> Map<String, Value> {
+    only(&["model", "messages"])
+}
+
+fn responses() -> Map<String, Value> {
+    only(&["model", "input", "stream"])
+}
+
+fn ollama_chat() -> Map<String, Value> {
+    only(&["model", "messages", "stream"])
+}
+
+fn ollama_generate() -> Map<String, Value> {
+    only(&["model", "prompt", "stream"])
+}
+
+const fn open(members: fn() -> Map<String, Value>, required: &'static [&'static str]) -> Option<Body> {
+    Some(Body { members, required, open: true })
+}
+
+const NDJSON: &str = "application/x-ndjson";
+const CHAT: Option<Body> = Some(Body { members: chat, required: &["messages"], open: false });
+const COMPLETION: Option<Body> = Some(Body { members: completion, required: &["prompt"], open: false });
+const NAMED: Option<Body> = Some(Body { members: model, required: &["model"], open: false });
 const MODEL: &[&str] = &["model"];
 
 const fn get(path: &'static str, id: &'static str, summary: &'static str, answers: Answers) -> Operation {
@@ -123,6 +167,88 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     get("/v1/models", "list_models", "The models.", &[(JSON, schema::<ModelList>)]),
     get("/models", "list_models_plainly", "The models.", &[(JSON, schema::<ModelList>)]),
+    post(
+        "/v1/messages",
+        "anthropic_messages",
+        "Answers a conversation, as of Anthropic's API.",
+        open(anthropic, &["model", "messages", "max_tokens"]),
+        &[(JSON, object), (EVENTS, object)],
+    ),
+    post(
+        "/v1/messages/count_tokens",
+        "anthropic_count_tokens",
+        "The number of tokens of a conversation, as of Anthropic's API.",
+        open(anthropic_count, &["model", "messages"]),
+        &[(JSON, object)],
+    ),
+    post(
+        "/v1/responses",
+        "create_response",
+        "Answers an input, as of OpenAI's responses.",
+        open(responses, &["input"]),
+        &[(JSON, object), (EVENTS, object)],
+    ),
+    get("/v1/responses/{id}", "retrieve_response", "Responses are not stored: an error.", &[(JSON, object)]),
+    Operation {
+        method: "delete",
+        ..get("/v1/responses/{id}", "delete_response", "Responses are not stored: an error.", &[(JSON, object)])
+    },
+    post(
+        "/api/chat",
+        "ollama_chat",
+        "Answers a conversation, as of Ollama's API.",
+        open(ollama_chat, &["model"]),
+        &[(JSON, object), (NDJSON, object)],
+    ),
+    post(
+        "/api/generate",
+        "ollama_generate",
+        "Continues a text, as of Ollama's API.",
+        open(ollama_generate, &["model"]),
+        &[(JSON, object), (NDJSON, object)],
+    ),
+    get("/api/tags", "ollama_tags", "The models, as of Ollama's API.", &[(JSON, object)]),
+    get("/api/ps", "ollama_ps", "The models in memory, as of Ollama's API.", &[(JSON, object)]),
+    post("/api/show", "ollama_show", "One model, as of Ollama's API.", open(model, &["model"]), &[(JSON, object)]),
+    get("/api/version", "ollama_version", "The version, as of Ollama's API.", &[(JSON, object)]),
+    post(
+        "/api/create",
+        "ollama_create",
+        "Refused: the configuration says which models there are.",
+        None,
+        &[(JSON, object)],
+    ),
+    post(
+        "/api/copy",
+        "ollama_copy",
+        "Refused: the configuration says which models there are.",
+        None,
+        &[(JSON, object)],
+    ),
+    post(
+        "/api/pull",
+        "ollama_pull",
+        "Refused: the configuration says which models there are.",
+        None,
+        &[(JSON, object)],
+    ),
+    post(
+        "/api/push",
+        "ollama_push",
+        "Refused: the configuration says which models there are.",
+        None,
+        &[(JSON, object)],
+    ),
+    Operation {
+        method: "delete",
+        ..post(
+            "/api/delete",
+            "ollama_delete",
+            "Refused: the configuration says which models there are.",
+            None,
+            &[(JSON, object)],
+        )
+    },
     post("/models/load", "load_model", "Loads a model, and answers when it is there.", NAMED, &[(JSON, object)]),
     post(
         "/models/unload",
@@ -147,14 +273,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/tokenize",
         "tokenize",
         "The tokens of a text, in the form of vLLM or of llama-server.",
-        Some(Body { members: tokenize, required: &[] }),
+        Some(Body { members: tokenize, required: &[], open: false }),
         &[(JSON, object)],
     ),
     post(
         "/detokenize",
         "detokenize",
         "The text of tokens.",
-        Some(Body { members: detokenize, required: &["tokens"] }),
+        Some(Body { members: detokenize, required: &["tokens"], open: false }),
         &[(JSON, object)],
     ),
     post("/apply-template", "apply_template", "The prompt of a conversation.", CHAT, &[(JSON, object)]),

@@ -79,7 +79,7 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
 
 /// The routes of other APIs.
 fn dialects() -> Router<Arc<AppState>> {
-    let mut router = Router::new()
+    Router::new()
         .route("/v1/messages", post(anthropic::create))
         .route("/v1/messages/count_tokens", post(anthropic::count))
         .route("/v1/responses", post(responses::create))
@@ -89,11 +89,12 @@ fn dialects() -> Router<Arc<AppState>> {
         .route("/api/tags", get(ollama::list))
         .route("/api/ps", get(ollama::running))
         .route("/api/show", post(ollama::show))
-        .route("/api/version", get(ollama::version));
-    for managing in ["/api/create", "/api/copy", "/api/pull", "/api/push"] {
-        router = router.route(managing, post(ollama::refused));
-    }
-    router.route("/api/delete", delete(ollama::refused))
+        .route("/api/version", get(ollama::version))
+        .route("/api/create", post(ollama::refused))
+        .route("/api/copy", post(ollama::refused))
+        .route("/api/pull", post(ollama::refused))
+        .route("/api/push", post(ollama::refused))
+        .route("/api/delete", delete(ollama::refused))
 }
 
 async fn no_route(request: Request) -> ApiError {
