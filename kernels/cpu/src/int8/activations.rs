@@ -19,8 +19,8 @@ pub(crate) enum Numbers {
     ScaledSum,
 }
 
-/// Rows of a full tile.
-pub(crate) const TILE: usize = 4;
+/// Rows of a full tile: with two vectors of weights 12 sums, enough to hide the latency of products.
+pub(crate) const TILE: usize = 6;
 
 /// Bytes of a block of a row.
 pub(crate) const BLOCK_BYTES: usize = BLOCK + 4 * 5;

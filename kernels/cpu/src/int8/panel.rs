@@ -15,7 +15,7 @@ use super::simd::{Int8, Kernel8, Token8};
 /// Columns of a chunk; every unit divides it.
 const DEPTH: usize = 512;
 /// Rows of x whose chunk stays, beside their results, in the second-level cache; whole tiles.
-const ROWS_OF_X: usize = 128 * TILE;
+const ROWS_OF_X: usize = 96 * TILE;
 /// Rows of x up to which weights are read in the order in which they lie in memory.
 const IN_ORDER: usize = 64;
 /// Bytes of the chunk of a panel: of 32 rows, codes and at most four numbers per block.
@@ -196,9 +196,11 @@ impl<M: Products, F: Form> Kernel8 for Tile<'_, '_, M, F> {
             match (S::VECTORS, self.height) {
                 (2, 1) => self.tile::<S, 2, 1>(s),
                 (2, 2) => self.tile::<S, 2, 2>(s),
+                (2, 4) => self.tile::<S, 2, 4>(s),
                 (2, _) => self.tile::<S, 2, TILE>(s),
                 (_, 1) => self.tile::<S, 1, 1>(s),
                 (_, 2) => self.tile::<S, 1, 2>(s),
+                (_, 4) => self.tile::<S, 1, 4>(s),
                 (_, _) => self.tile::<S, 1, TILE>(s),
             }
         }
