@@ -27,7 +27,7 @@ pub use op::{
     Activation, Attention, CacheId, Custom, GateKind, InputSource, Op, Rope, RopeScaling, RopeStyle, Router, ValueId,
     WeightId,
 };
-pub use program::{CacheDecl, IR_VERSION, ModelInfo, Node, OutputDecl, Program, WeightDecl, output};
+pub use program::{CacheDecl, IR_VERSION, ModelInfo, Node, OutputDecl, Program, WeightDecl, input, output};
 pub use rocmforge_quant::DType;
 pub use shape::{Element, Lead, Shape, ValueType};
 pub use step::{GroupTables, NO_BLOCK, NamedInput, OutputBuffer, Step, StepLimits};

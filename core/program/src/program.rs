@@ -19,6 +19,29 @@ pub mod output {
     pub const POOLED: &str = "pooled";
 }
 
+/// Names of inputs that the host supplies.
+pub mod input {
+    use crate::op::InputSource;
+    use crate::shape::{Element, Lead, Shape, ValueType};
+
+    const LONGER_THAN: &str = "longer_than/";
+
+    /// `longer_than/N`, `[T, 1]`: 1 for every token of a sequence that has more than `tokens` tokens, else 0.
+    ///
+    /// It is the same for all tokens of a sequence, those of earlier steps included: a host knows how long a prompt is
+    /// before it computes the first piece of it, and computes a sequence that grows past the limit anew from its first
+    /// token on, so that the caches never hold both.
+    pub fn longer_than(tokens: u32) -> InputSource {
+        let ty = ValueType { element: Element::F32, shape: Shape::new(Lead::T, &[1]) };
+        InputSource::Named { name: format!("{LONGER_THAN}{tokens}"), ty }
+    }
+
+    /// The `N` of the name `longer_than/N`.
+    pub fn longer_than_limit(name: &str) -> Option<u32> {
+        name.strip_prefix(LONGER_THAN)?.parse().ok()
+    }
+}
+
 /// Facts about the model that the host needs and the nodes do not say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {

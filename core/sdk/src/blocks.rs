@@ -1,4 +1,6 @@
-use rocmforge_program::{Activation, Attention, GateKind, Op, Rope, RopeScaling, RopeStyle, Router, ValueId, WeightId};
+use rocmforge_program::{
+    Activation, Attention, GateKind, Op, Rope, RopeScaling, RopeStyle, Router, ValueId, WeightId, input,
+};
 
 use crate::dims::{Dims, rope_scaling};
 use crate::error::{Error, Result};
@@ -29,6 +31,15 @@ pub enum Qkv {
     Either,
 }
 
+/// Frequency divisors for long sequences (LongRoPE, Ding et al., arXiv:2402.13753).
+#[derive(Clone, Debug)]
+pub struct LongFactors {
+    /// Full name of the tensor `[rotary_dim / 2]` that replaces [`RopeSpec::factors`].
+    pub factors: String,
+    /// It does so for sequences of more tokens than this.
+    pub longer_than: u32,
+}
+
 /// Rotary embedding of one kind of layer.
 #[derive(Clone, Debug)]
 pub struct RopeSpec {
@@ -44,17 +55,43 @@ pub struct RopeSpec {
     pub magnitude: f32,
     /// Full name of the tensor of frequency divisors `[rotary_dim / 2]`.
     pub factors: Option<String>,
+    /// Other divisors for long sequences.
+    pub long: Option<LongFactors>,
 }
 
 impl RopeSpec {
-    /// What the file's `rope.*` keys and, if present, its tensor `rope_freqs.weight` say.
+    /// What the file's `rope.*` keys say, and its tensors `rope_freqs.weight` or `rope_factors_short.weight` and
+    /// `rope_factors_long.weight` where it has them. Long factors are left out where no sequence can get that long.
     ///
     /// # Errors
-    /// A key with a value that makes no sense.
+    /// A key with a value that makes no sense, or a tensor that is missing.
     pub fn read(model: &Model<'_>, dims: &Dims, style: RopeStyle) -> Result<RopeSpec> {
         let (scaling, magnitude) = rope_scaling(model)?;
-        let factors = model.tensor("rope_freqs.weight").map(|t| t.name);
-        Ok(RopeSpec { style, rotary_dim: dims.rotary_dim, base: dims.rope_base, scaling, magnitude, factors })
+        let (factors, long) = match long_factors(model, dims)? {
+            Some((short, long)) => (Some(short), Some(long).filter(|l| dims.served_context > l.longer_than)),
+            None => (model.tensor("rope_freqs.weight").map(|t| t.name), None),
+        };
+        let (rotary_dim, base) = (dims.rotary_dim, dims.rope_base);
+        Ok(RopeSpec { style, rotary_dim, base, scaling, magnitude, factors, long })
+    }
+}
+
+/// The two tensors of LongRoPE, if the file has them.
+fn long_factors(model: &Model<'_>, dims: &Dims) -> Result<Option<(String, LongFactors)>> {
+    let names = ["short", "long"].map(|kind| format!("rope_factors_{kind}.weight"));
+    let there = names.each_ref().map(|name| model.tensor(name).is_some());
+    let announced = model.optional_text("rope.scaling.type")? == Some("longrope");
+    let [short, long] = names;
+    let missing = |name| Err(Error::invalid(format!("tensor '{name}' of the rope scaling is missing from the file")));
+    match there {
+        [false, false] if !announced => Ok(None),
+        [false, _] => missing(short),
+        [true, false] => missing(long),
+        [true, true] => {
+            let key = "rope.scaling.original_context_length";
+            let longer_than = model.optional_positive(key)?.map_or(dims.context, |n| n as u32);
+            Ok(Some((short, LongFactors { factors: long, longer_than })))
+        }
     }
 }
 
@@ -205,6 +242,24 @@ impl Graph<'_> {
     /// # Errors
     /// The tensor of factors is missing or has other dimensions.
     pub fn rope(&mut self, x: ValueId, spec: &RopeSpec) -> Result<ValueId> {
+        let Some(LongFactors { factors, longer_than }) = &spec.long else { return self.one_rope(x, spec) };
+        let dims = self.builder.type_of(x).map_or(vec![], |t| t.shape.dims.clone());
+        let short = self.one_rope(x, spec)?;
+        let long = self.one_rope(x, &RopeSpec { factors: Some(factors.clone()), ..spec.clone() })?;
+        // One of the two products is the rotated value itself, the other 0.
+        let is_long = self.builder.input(input::longer_than(*longer_than))?;
+        let is_short = self.builder.push(Op::Scale { x: is_long, mul: -1.0, add: 1.0 })?;
+        let flat = [dims.iter().product()];
+        let [mut short, mut long] = [short, long];
+        for (value, chosen) in [(&mut short, is_short), (&mut long, is_long)] {
+            let row = self.reshape(*value, &flat)?;
+            *value = self.builder.push(Op::Mul { a: row, b: chosen })?;
+        }
+        let both = self.add(short, long)?;
+        self.reshape(both, &dims)
+    }
+
+    fn one_rope(&mut self, x: ValueId, spec: &RopeSpec) -> Result<ValueId> {
         let factors = match &spec.factors {
             Some(name) => Some(self.tensor(name, &[spec.rotary_dim / 2])?),
             None => None,

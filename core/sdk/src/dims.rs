@@ -33,6 +33,8 @@ pub struct Dims {
     pub rotary_dim: usize,
     /// `rope.freq_base`; 10000 where the key is missing.
     pub rope_base: f32,
+    /// `attention.sliding_window`; none where the key is missing or 0.
+    pub window: Option<u32>,
 }
 
 impl Dims {
@@ -41,6 +43,12 @@ impl Dims {
     /// # Errors
     /// A key that is missing, 0, or at odds with another, by name.
     pub fn read(model: &Model<'_>, build: &BuildOptions) -> Result<Dims> {
+        if let Some(kind @ 1..) = model.optional_u32("pooling_type")? {
+            return Err(Error::unsupported(format!(
+                "metadata '{}' is {kind}: the file is an embedding or reranking model, expected one that generates text",
+                model.key("pooling_type")
+            )));
+        }
         let hidden = model.positive("embedding_length")?;
         let heads = model.positive("attention.head_count")?;
         let kv_heads = model.optional_positive("attention.head_count_kv")?.unwrap_or(heads);
@@ -89,6 +97,7 @@ impl Dims {
             served_context: build.context_length.unwrap_or(context),
             rotary_dim,
             rope_base: model.optional_f32("rope.freq_base")?.unwrap_or(10_000.0),
+            window: model.optional_u32("attention.sliding_window")?.filter(|&window| window > 0),
         })
     }
 
@@ -111,9 +120,10 @@ impl Dims {
 
 /// The `rope.scaling.*` keys: the scaling, and what sine and cosine are multiplied by.
 ///
-/// `none`, `linear` (also the old key `rope.scale_linear`) and `yarn` are known; YaRN's factor on sine and cosine is
-/// `0.1 ln(factor) + 1` (section 3.4 of the paper), divided by the same with `rope.scaling.yarn_log_multiplier` where
-/// the file has one, times `rope.scaling.attn_factor`.
+/// `none`, `linear` (also the old key `rope.scale_linear`), `yarn` and `longrope` are known, the last of which is in
+/// tensors and not in the scaling. YaRN's factor on sine and cosine is `0.1 ln(factor) + 1` (section 3.4 of the paper),
+/// divided by the same with `rope.scaling.yarn_log_multiplier` where the file has one, or else
+/// `rope.scaling.yarn_attn_factor`; either times `rope.scaling.attn_factor`.
 pub(crate) fn rope_scaling(model: &Model<'_>) -> Result<(RopeScaling, f32)> {
     let kind = model.optional_text("rope.scaling.type")?;
     let factor = match model.optional_f32("rope.scaling.factor")? {
@@ -121,23 +131,28 @@ pub(crate) fn rope_scaling(model: &Model<'_>) -> Result<(RopeScaling, f32)> {
         None => model.optional_f32("rope.scale_linear")?,
     };
     let attention = model.optional_f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
-    let Some(factor) = factor.filter(|&f| f != 0.0 && kind != Some("none")) else {
-        return Ok((RopeScaling::None, attention));
-    };
-    match kind {
-        None | Some("linear") => Ok((RopeScaling::Linear { factor }, attention)),
-        Some("yarn") => {
+    match (kind, factor.filter(|&f| f != 0.0)) {
+        (Some("none" | "longrope"), _) | (None | Some("linear" | "yarn"), None) => Ok((RopeScaling::None, attention)),
+        (None | Some("linear"), Some(factor)) => Ok((RopeScaling::Linear { factor }, attention)),
+        (Some("yarn"), Some(factor)) => {
             let original_context = model.positive("rope.scaling.original_context_length")? as u32;
             let beta_fast = model.optional_f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0);
             let beta_slow = model.optional_f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0);
-            let grown = |multiplier: f32| 0.1 * multiplier * factor.ln() + 1.0;
-            let multiplier = model.optional_f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
-            let magnitude = if factor > 1.0 { attention * grown(1.0) / grown(multiplier) } else { attention };
-            Ok((RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow }, magnitude))
+            let scaling = RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow };
+            Ok((scaling, attention * yarn_magnitude(model, factor)?))
         }
-        Some(other) => Err(Error::unsupported(format!(
-            "metadata '{}': expected none, linear or yarn, found '{other}'",
+        (Some(other), _) => Err(Error::unsupported(format!(
+            "metadata '{}': expected none, linear, yarn or longrope, found '{other}'",
             model.key("rope.scaling.type")
         ))),
     }
+}
+
+fn yarn_magnitude(model: &Model<'_>, factor: f32) -> Result<f32> {
+    if let Some(given) = model.optional_f32("rope.scaling.yarn_attn_factor")? {
+        return Ok(given);
+    }
+    let multiplier = model.optional_f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+    let grown = |multiplier: f32| 0.1 * multiplier * factor.ln() + 1.0;
+    Ok(if factor > 1.0 { grown(1.0) / grown(multiplier) } else { 1.0 })
 }

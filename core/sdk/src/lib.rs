@@ -24,7 +24,7 @@ mod model;
 mod options;
 mod traits;
 
-pub use blocks::{AttentionSpec, Bias, Mlp, MoeSpec, Qkv, RopeSpec, SharedExpert};
+pub use blocks::{AttentionSpec, Bias, LongFactors, Mlp, MoeSpec, Qkv, RopeSpec, SharedExpert};
 pub use dims::Dims;
 pub use error::{Error, ErrorKind, Result};
 pub use graph::Graph;

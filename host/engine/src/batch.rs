@@ -1,5 +1,6 @@
-use rocmforge_program::{GroupTables, NO_BLOCK, Step};
+use rocmforge_program::{GroupTables, NO_BLOCK, NamedInput, Step};
 
+use crate::lengths::Lengths;
 use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::{RequestId, Sequence};
 
@@ -33,6 +34,9 @@ pub struct StepBatch {
     groups: Vec<Group>,
     logits_rows: Vec<u32>,
     rows: Vec<LogitsRow>,
+    lengths: Lengths,
+    /// One per length, `[T, 1]` each.
+    longer: Vec<Vec<f32>>,
     block_size: usize,
 }
 
@@ -41,6 +45,14 @@ impl StepBatch {
     pub fn new(groups: usize, block_size: usize) -> StepBatch {
         let groups = (0..groups).map(|_| Group::default()).collect();
         StepBatch { groups, block_size, ..Default::default() }
+    }
+
+    /// The same for a program with these lengths.
+    #[must_use]
+    pub fn with_lengths(mut self, lengths: Lengths) -> StepBatch {
+        self.longer = vec![Vec::new(); lengths.names().len()];
+        self.lengths = lengths;
+        self
     }
 
     /// Fills the arrays from a plan, whose sequences are all in the scheduler.
@@ -73,6 +85,7 @@ impl StepBatch {
         self.query_start.clear();
         self.query_start.push(0);
         self.rows.clear();
+        self.longer.iter_mut().for_each(Vec::clear);
         for group in &mut self.groups {
             group.tables.clear();
             group.slots.clear();
@@ -89,6 +102,9 @@ impl StepBatch {
         self.positions.extend(start as u32..end as u32);
         self.query_start.push(self.token_ids.len() as u32);
         self.context_lens.push(end as u32);
+        for (i, longer) in self.longer.iter_mut().enumerate() {
+            longer.extend(std::iter::repeat_n(if i < sequence.class() { 1.0 } else { 0.0 }, end - start));
+        }
         for (g, group) in self.groups.iter_mut().enumerate() {
             let table = sequence.blocks().group(g);
             let filled = table.len().min(group.columns);
@@ -116,6 +132,8 @@ impl StepBatch {
             .iter()
             .map(|g| GroupTables { block_tables: &g.tables, max_blocks: g.columns, slot_mapping: &g.slots })
             .collect();
+        let inputs: Vec<NamedInput<'_>> =
+            self.lengths.names().zip(&self.longer).map(|(name, data)| NamedInput { name, data }).collect();
         f(&Step {
             token_ids: &self.token_ids,
             positions: &self.positions,
@@ -123,7 +141,7 @@ impl StepBatch {
             context_lens: &self.context_lens,
             groups: &groups,
             logits_rows: &self.logits_rows,
-            inputs: &[],
+            inputs: &inputs,
         })
     }
 }

@@ -331,7 +331,7 @@ impl BlockManager {
 
     pub(crate) fn advance_sequence(&mut self, sequence: &mut Sequence) {
         let mut tables = std::mem::take(&mut sequence.blocks);
-        self.advance(&mut tables, sequence.tokens(), sequence.computed(), sequence.salt());
+        self.advance(&mut tables, sequence.tokens(), sequence.computed(), sequence.cache_key());
         sequence.blocks = tables;
     }
 

@@ -10,6 +10,7 @@ use crate::block::{BlockCounts, BlockManager};
 use crate::config::EngineConfig;
 use crate::draft::Drafter;
 use crate::error::EngineError;
+use crate::lengths::Lengths;
 use crate::request::GenerateRequest;
 use crate::runner::Runner;
 use crate::scheduler::Scheduler;
@@ -131,7 +132,7 @@ impl EngineHandle {
         let scheduling = config.scheduler(limits)?;
         let groups = config.groups(runner.program())?;
         let blocks = BlockManager::new(limits.block_size, &groups, config.prefix_caching)?;
-        let scheduler = Scheduler::new(scheduling, blocks)?;
+        let scheduler = Scheduler::new(scheduling, blocks)?.with_lengths(Lengths::of(runner.program())?);
         let (vocab_size, context) = (runner.program().info.vocab_size, config.context(runner.program())?);
         let capacity = scheduler.longest_sequence();
         runner.allocate_cache(&config.cache_blocks).map_err(EngineError::step)?;

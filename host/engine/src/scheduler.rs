@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::block::{BlockCounts, BlockManager, BlockTables};
 use crate::error::EngineError;
+use crate::lengths::Lengths;
 use crate::pace::Pace;
 use crate::sequence::{Rank, RequestId, Sequence};
 
@@ -75,6 +76,7 @@ impl Plan {
 pub struct Scheduler {
     config: SchedulerConfig,
     blocks: BlockManager,
+    lengths: Lengths,
     sequences: BTreeMap<RequestId, Sequence>,
     waiting: BTreeSet<Rank>,
     running: BTreeSet<Rank>,
@@ -99,9 +101,20 @@ impl Scheduler {
         if let Some(ratio) = max_slowdown.filter(|ratio| !(*ratio > 1.0 && ratio.is_finite())) {
             return Err(EngineError::config("slowdown of running streams", "more than 1", ratio));
         }
-        let (sequences, waiting, running, paused) = Default::default();
+        let (lengths, sequences, waiting, running, paused) = Default::default();
         let pace = max_slowdown.map(|ratio| Pace::new(ratio, max_tokens, max_sequences));
-        Ok(Scheduler { config, blocks, sequences, waiting, running, paused, pace })
+        Ok(Scheduler { config, blocks, lengths, sequences, waiting, running, paused, pace })
+    }
+
+    /// The same for a program with these lengths.
+    #[must_use]
+    pub fn with_lengths(self, lengths: Lengths) -> Scheduler {
+        Scheduler { lengths, ..self }
+    }
+
+    /// Lengths at which the model computes in another way.
+    pub fn lengths(&self) -> &Lengths {
+        &self.lengths
     }
 
     /// The longest sequence, prompt and answer together, that the cache can hold.
@@ -113,7 +126,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// An empty prompt, or one that can never fit.
-    pub fn add(&mut self, id: RequestId, sequence: Sequence) -> Result<(), EngineError> {
+    pub fn add(&mut self, id: RequestId, mut sequence: Sequence) -> Result<(), EngineError> {
         let (tokens, capacity) = (sequence.tokens().len(), self.longest_sequence());
         if tokens == 0 {
             return Err(EngineError::request("prompt", "at least 1 token", 0));
@@ -121,6 +134,7 @@ impl Scheduler {
         if tokens > capacity {
             return Err(EngineError::CacheTooSmall { prompt: tokens, capacity });
         }
+        sequence.set_class(self.lengths.class(tokens));
         self.waiting.insert(Rank { priority: sequence.priority, id });
         self.sequences.insert(id, sequence);
         Ok(())
@@ -206,6 +220,8 @@ impl Scheduler {
         for slice in &mut plan.slices {
             let Some(sequence) = self.sequences.get_mut(&slice.id) else { continue };
             let end = slice.start + slice.len;
+            // Beyond a length at which the model changes, guesses would be computed in the old way.
+            let room = room.min(self.lengths.next(end).unwrap_or(usize::MAX));
             sequence.draft.truncate(budget.min(room.saturating_sub(end)));
             if !self.blocks.reserve(&mut sequence.blocks, end + sequence.draft.len()) {
                 sequence.draft.clear();
@@ -310,9 +326,8 @@ impl Scheduler {
         }
         let mut sequence = self.sequences.remove(&id)?;
         if sequence.prompt_logits_from.is_none() {
-            let salt = sequence.salt().to_owned();
             let mut tables = std::mem::take(&mut sequence.blocks);
-            sequence.computed = self.blocks.adopt_prefix(&mut tables, sequence.tokens(), &salt);
+            sequence.computed = self.blocks.adopt_prefix(&mut tables, sequence.tokens(), sequence.cache_key());
             sequence.blocks = tables;
         }
         let needed = missing(&self.blocks, &sequence.blocks, sequence.tokens());
@@ -375,13 +390,21 @@ impl Scheduler {
         self.sequences.get_mut(&id).map(Sequence::take_tokens)
     }
 
-    /// Gives tokens back; see [`append`](Self::append).
+    /// Gives tokens back; see [`append`](Self::append). A sequence that has grown past a length at which the model computes
+    /// in another way starts over.
     pub(crate) fn put_tokens(&mut self, id: RequestId, tokens: Vec<u32>, guessed: usize) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         sequence.put_tokens(tokens);
         if guessed > 0 {
             sequence.computed += guessed;
             self.blocks.advance_sequence(sequence);
+        }
+        let class = self.lengths.class(sequence.tokens().len());
+        if class != sequence.class() {
+            self.preempt(id);
+        }
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.set_class(class);
         }
     }
 

@@ -3,6 +3,7 @@ use rocmforge_program::{OutputBuffer, output};
 use crate::batch::StepBatch;
 use crate::block::{BlockManager, CacheGroup};
 use crate::error::EngineError;
+use crate::lengths::Lengths;
 use crate::runner::Runner;
 use crate::sequence::Sequence;
 
@@ -25,6 +26,8 @@ pub struct SingleSequence<'r> {
     batch: StepBatch,
     logits: Vec<f32>,
     most: usize,
+    lengths: Lengths,
+    expected: usize,
 }
 
 impl<'r> SingleSequence<'r> {
@@ -42,10 +45,19 @@ impl<'r> SingleSequence<'r> {
         let group = |g| CacheGroup { blocks: per_group, window: runner.program().group_window(g).map(|w| w as usize) };
         let groups: Vec<CacheGroup> = (0..runner.program().group_count()).map(group).collect();
         let blocks = BlockManager::new(size, &groups, false)?;
-        let batch = StepBatch::new(groups.len(), size);
+        let lengths = Lengths::of(runner.program())?;
+        let batch = StepBatch::new(groups.len(), size).with_lengths(lengths.clone());
         runner.allocate_cache(&vec![per_group as u64; groups.len()]).map_err(EngineError::step)?;
         let sequence = Sequence::new(Vec::new(), String::new());
-        Ok(SingleSequence { runner, sequence, blocks, batch, logits: Vec::new(), most: tokens })
+        let (logits, expected) = Default::default();
+        Ok(SingleSequence { runner, sequence, blocks, batch, logits, most: tokens, lengths, expected })
+    }
+
+    /// Says that the sequence will have so many tokens. A model that computes longer sequences in another way then does
+    /// so from the first token on, as with all of them in one step. Otherwise it changes over when the sequence has
+    /// grown that long, and what went before is computed anew.
+    pub fn expect(&mut self, tokens: usize) {
+        self.expected = tokens;
     }
 
     /// Tokens so far.
@@ -81,15 +93,36 @@ impl<'r> SingleSequence<'r> {
         }
         let start = self.len();
         let end = start + tokens.len();
+        self.change_class(self.lengths.class(end.max(self.expected)), vocab)?;
         tokens.iter().for_each(|&t| self.sequence.push(t));
-        let result = self.run(start, end, rows, vocab);
+        let result = self.compute(end, rows, vocab);
         if let Err(error) = result {
             self.sequence.truncate(start);
             return Err(error);
         }
+        Ok(&mut self.logits)
+    }
+
+    /// Computes the tokens so far in the way of another class.
+    fn change_class(&mut self, class: usize, vocab: usize) -> Result<(), EngineError> {
+        if class != self.sequence.class() {
+            self.blocks.release(&mut self.sequence.blocks);
+            self.sequence.computed = 0;
+            self.sequence.set_class(class);
+        }
+        while self.sequence.remaining() > 0 {
+            let end = self.len().min(self.sequence.computed + self.runner.limits().max_tokens);
+            self.compute(end, Rows::None, vocab)?;
+        }
+        Ok(())
+    }
+
+    /// Computes the tokens before `end` that the cache does not hold.
+    fn compute(&mut self, end: usize, rows: Rows, vocab: usize) -> Result<(), EngineError> {
+        self.run(self.sequence.computed, end, rows, vocab)?;
         self.sequence.computed = end;
         self.blocks.advance_sequence(&mut self.sequence);
-        Ok(&mut self.logits)
+        Ok(())
     }
 
     fn run(&mut self, start: usize, end: usize, rows: Rows, vocab: usize) -> Result<(), EngineError> {
@@ -129,6 +162,7 @@ impl<'r> SingleSequence<'r> {
             return Err(EngineError::request("chunk", "at least 1 token", 0).into());
         }
         let chunk = chunk.min(self.runner.limits().max_tokens);
+        self.expect(self.len() + tokens.len());
         let vocab = self.runner.program().info.vocab_size;
         for (i, piece) in tokens.chunks(chunk).enumerate() {
             let logits = self.feed(piece, Rows::All)?;

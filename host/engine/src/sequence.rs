@@ -21,6 +21,10 @@ pub struct Sequence {
     pub(crate) reused: usize,
     pub(crate) blocks: BlockTables,
     salt: String,
+    /// What keeps cached prefixes apart: the class, and after it `salt`.
+    key: String,
+    /// See [`Lengths`](crate::Lengths).
+    class: usize,
     pub(crate) priority: i32,
     /// Guesses of the tokens that follow, for the next step to check.
     pub(crate) draft: Vec<u32>,
@@ -33,17 +37,21 @@ impl Sequence {
     pub fn new(prompt: Vec<u32>, salt: String) -> Sequence {
         let prompt_len = prompt.len();
         let blocks = BlockTables::default();
-        Sequence {
+        let mut sequence = Sequence {
             tokens: prompt,
             prompt_len,
             computed: 0,
             reused: 0,
             blocks,
             salt,
+            key: String::new(),
+            class: 0,
             priority: 0,
             draft: Vec::new(),
             prompt_logits_from: None,
-        }
+        };
+        sequence.set_class(0);
+        sequence
     }
 
     /// The same, but with logits for every token of the prompt.
@@ -90,8 +98,23 @@ impl Sequence {
         &self.blocks
     }
 
-    pub(crate) fn salt(&self) -> &str {
-        &self.salt
+    /// What keeps cached prefixes apart: those of other owners, and those that were computed in another way.
+    pub(crate) fn cache_key(&self) -> &str {
+        &self.key
+    }
+
+    /// See [`Lengths`](crate::Lengths).
+    pub(crate) fn class(&self) -> usize {
+        self.class
+    }
+
+    /// Changes the class of a sequence that holds no blocks, and forgets the keys under which blocks were shared.
+    pub(crate) fn set_class(&mut self, class: usize) {
+        if class != self.class || self.key.is_empty() {
+            self.class = class;
+            self.key = format!("{class}/{}", self.salt);
+            self.blocks = BlockTables::default();
+        }
     }
 
     pub(crate) fn take_tokens(&mut self) -> Vec<u32> {

@@ -74,7 +74,8 @@ impl Worker {
         commands: Receiver<Command>,
         published: Arc<Mutex<EngineStats>>,
     ) -> Worker {
-        let batch = StepBatch::new(runner.program().group_count(), runner.limits().block_size);
+        let batch = StepBatch::new(runner.program().group_count(), runner.limits().block_size)
+            .with_lengths(scheduler.lengths().clone());
         let vocab_size = runner.program().info.vocab_size;
         Worker {
             runner,

@@ -10,7 +10,9 @@ use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use common::{END, Letters, SimulatedModel, VOCAB, expected_answer, expected_logits, text};
+use common::{
+    END, Letters, SimulatedModel, VOCAB, expected_answer, expected_answer_changing_at, expected_logits, text,
+};
 use rocmforge_engine::sampler::logprobs;
 use rocmforge_engine::{
     DraftModel, DraftRequest, Drafter, EngineConfig, EngineError, EngineHandle, EngineStats, Event, Finish,
@@ -117,6 +119,29 @@ fn requests_together_get_the_answers_they_get_alone() {
         assert_eq!((stats.out_of_length, stats.generated_tokens), (12, (0..12).map(|i| 20 + i).sum()));
         assert_eq!(stats.preemptions > 0, blocks < 400, "{blocks} blocks: {stats:?}");
     }
+}
+
+#[test]
+fn answers_that_grow_past_a_length_are_those_of_the_longer_sequence() {
+    const LENGTHS: [u32; 1] = [24];
+    for blocks in [26, 400] {
+        let engine = start(model().changing_at(&LENGTHS), &config(blocks));
+        let requests: Vec<_> = (0..10).map(|i| request(prompt(1 + 4 * i), 30)).collect();
+        let streams: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+        for (request, stream) in requests.iter().zip(streams) {
+            let expected = expected_answer_changing_at(&WINDOWS, &LENGTHS, &request.prompt, 30);
+            assert_eq!(read(stream).ids(), expected);
+        }
+        stop(&engine);
+    }
+}
+
+#[test]
+fn a_program_that_wants_an_unknown_input_is_refused_at_once() {
+    let mut model = model().changing_at(&[5]);
+    model.rename_input("hidden");
+    let error = EngineHandle::start(model, Arc::new(Letters), &config(26)).unwrap_err().to_string();
+    assert!(error.contains("longer_than/N") && error.contains("hidden"), "{error}");
 }
 
 #[test]

@@ -5,11 +5,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::{SimulatedModel, VOCAB, argmax, expected_answer};
+use common::{SimulatedModel, VOCAB, argmax, class, expected_answer_changing_at, expected_logits_of_class};
 use proptest::prelude::*;
 use rocmforge_engine::{
-    BlockManager, CacheGroup, EngineError, Plan, RequestId, Runner, RunnerLimits, Scheduler, SchedulerConfig, Sequence,
-    StepBatch,
+    BlockManager, CacheGroup, EngineError, Lengths, Plan, RequestId, Runner, RunnerLimits, Scheduler, SchedulerConfig,
+    Sequence, StepBatch,
 };
 use rocmforge_program::{OutputBuffer, output};
 
@@ -30,6 +30,8 @@ struct Arrival {
 #[derive(Clone, Debug)]
 struct Load {
     windows: Vec<Option<u32>>,
+    /// Where the model changes to another way of computing.
+    lengths: Vec<u32>,
     block_size: usize,
     spare_blocks: usize,
     config: SchedulerConfig,
@@ -72,6 +74,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 fn loads() -> impl Strategy<Value = Load> {
     let windows =
         prop::sample::select(vec![vec![None], vec![None, Some(5)], vec![Some(7)], vec![Some(3), None], vec![]]);
+    let lengths = prop::sample::select(vec![vec![], vec![9], vec![7, 23]]);
     let slowdown = prop::option::of(1.01f64..4.0);
     let config = (1usize..6, 0usize..12, 1usize..8, slowdown).prop_map(
         |(max_sequences, more, max_prompt_logits, max_slowdown)| SchedulerConfig {
@@ -82,9 +85,10 @@ fn loads() -> impl Strategy<Value = Load> {
         },
     );
     let durations = prop::collection::vec(any::<u16>(), 1..8);
-    (windows, 1usize..6, 0usize..20, config, any::<bool>(), arrivals(), durations).prop_map(
-        |(windows, block_size, spare_blocks, config, prefix_caching, arrivals, durations)| Load {
+    (windows, lengths, 1usize..6, 0usize..20, config, any::<bool>(), arrivals(), durations).prop_map(
+        |(windows, lengths, block_size, spare_blocks, config, prefix_caching, arrivals, durations)| Load {
             windows,
+            lengths,
             block_size,
             spare_blocks,
             config,
@@ -121,12 +125,13 @@ impl Simulation {
         let manager = BlockManager::new(load.block_size, &groups, load.prefix_caching).unwrap();
         let SchedulerConfig { max_tokens, max_sequences, .. } = load.config;
         let limits = RunnerLimits { max_tokens, max_sequences, block_size: load.block_size };
-        let mut model = SimulatedModel::new(&load.windows, limits, 1000);
+        let mut model = SimulatedModel::new(&load.windows, limits, 1000).changing_at(&load.lengths);
+        let lengths = Lengths::of(model.program()).unwrap();
         model.allocate_cache(&vec![blocks as u64; groups.len()]).unwrap();
         Simulation {
-            scheduler: Scheduler::new(load.config, manager).unwrap(),
+            scheduler: Scheduler::new(load.config, manager).unwrap().with_lengths(lengths.clone()),
             model,
-            batch: StepBatch::new(groups.len(), load.block_size),
+            batch: StepBatch::new(groups.len(), load.block_size).with_lengths(lengths),
             logits: Vec::new(),
             answers: BTreeMap::new(),
             scored: BTreeMap::new(),
@@ -145,7 +150,7 @@ impl Simulation {
             let Arrival { guess: (most, right), answer, .. } = load.arrivals[id.0 as usize];
             let sequence = self.scheduler.sequence(id).unwrap();
             let most = most.min((answer - sequence.generated().len()).saturating_sub(1));
-            let mut guess = expected_answer(&load.windows, sequence.tokens(), most);
+            let mut guess = expected_answer_changing_at(&load.windows, &load.lengths, sequence.tokens(), most);
             let first = sequence.tokens().len();
             let wrong = guess.iter_mut().enumerate().filter(|(i, _)| right >> ((first + i) % 64) & 1 == 0);
             wrong.for_each(|(_, token)| *token = (*token + 1) % VOCAB as u32);
@@ -200,7 +205,8 @@ impl Simulation {
                 continue;
             }
             let tokens = self.scheduler.sequence(row.id).unwrap().tokens();
-            prop_assert_eq!(logits, common::expected_logits(&load.windows, &tokens[..=row.position]));
+            let class = class(&load.lengths, tokens.len());
+            prop_assert_eq!(logits, expected_logits_of_class(&load.windows, &tokens[..=row.position], class));
             if !row.samples {
                 self.scored.entry(row.id).or_default().push(row.position);
                 continue;
@@ -276,7 +282,7 @@ fn run(load: &Load) -> Result<(usize, usize), TestCaseError> {
     }
     for (i, arrival) in load.arrivals.iter().enumerate() {
         let found = simulation.answers.remove(&RequestId(i as u64)).unwrap_or_default();
-        let expected = expected_answer(&load.windows, &arrival.prompt, found.len());
+        let expected = expected_answer_changing_at(&load.windows, &load.lengths, &arrival.prompt, found.len());
         prop_assert_eq!(&found, &expected, "request {}", i);
         prop_assert!(found.len() == arrival.answer || arrival.cancel_after.is_some(), "request {} is not done", i);
         let scored = simulation.scored.remove(&RequestId(i as u64)).unwrap_or_default();
@@ -308,6 +314,7 @@ fn load(prompts: &[usize], answer: usize, spare_blocks: usize) -> Load {
     };
     Load {
         windows: vec![None],
+        lengths: vec![],
         block_size: 4,
         spare_blocks,
         config: SchedulerConfig { max_tokens: 16, max_sequences: 4, max_prompt_logits: 4, max_slowdown: None },
@@ -328,7 +335,10 @@ fn right_guesses_save_steps_and_wrong_ones_do_not_change_the_answer() {
         while simulation.scheduler.queue_lengths() != (0, 0, 0) {
             simulation.step(&load).unwrap();
         }
-        assert_eq!(simulation.answers[&RequestId(0)], expected_answer(&load.windows, &prompt, 31));
+        assert_eq!(
+            simulation.answers[&RequestId(0)],
+            expected_answer_changing_at(&load.windows, &load.lengths, &prompt, 31)
+        );
         assert!(steps.contains(&simulation.steps), "{} steps", simulation.steps);
         assert_eq!(simulation.guessed, 31 - simulation.steps);
     };
@@ -367,6 +377,34 @@ fn a_prompt_seen_before_is_not_computed_again() {
     check(28, "", 24); // The last token is computed for its logits.
     check(3, "", 0);
     check(30, "another owner", 0);
+}
+
+/// A sequence that grows past the length starts over; what the cache holds of shorter ones is not taken for it, nor the
+/// other way round.
+#[test]
+fn a_length_at_which_the_model_changes_parts_what_is_computed() {
+    let mut load = load(&[18], 6, 20);
+    load.lengths = vec![20];
+    let mut simulation = Simulation::new(&load);
+    let prompt = load.arrivals[0].prompt.clone();
+    simulation.scheduler.add(RequestId(0), Sequence::new(prompt.clone(), String::new())).unwrap();
+    for (computed, generated) in [(16, 0), (18, 1), (19, 2), (0, 3), (16, 3), (21, 4), (22, 5)] {
+        simulation.step(&load).unwrap();
+        let sequence = simulation.scheduler.sequence(RequestId(0)).unwrap();
+        // The third token makes 21 of them, and nothing of the cache is of use any more.
+        assert_eq!((sequence.computed(), sequence.generated().len()), (computed, generated));
+    }
+    simulation.step(&load).unwrap();
+    let mut starts = |id: u64, prompt: Vec<u32>| {
+        simulation.scheduler.add(RequestId(id), Sequence::new(prompt, String::new())).unwrap();
+        let start = simulation.scheduler.schedule().slices[0].start;
+        simulation.scheduler.remove(RequestId(id));
+        start
+    };
+    let long = [&prompt[..], &simulation.answers[&RequestId(0)]].concat();
+    assert_eq!(starts(1, prompt), 16, "a short one finds the short one's blocks");
+    assert_eq!(starts(2, long[..24].to_vec()), 20, "a long one finds the long one's");
+    assert_eq!(starts(3, long[..20].to_vec()), 16, "and a short one not those beyond");
 }
 
 #[test]

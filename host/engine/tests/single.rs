@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SimulatedModel, expected_logits};
+use common::{SimulatedModel, class, expected_logits, expected_logits_of_class};
 use rocmforge_engine::{EngineError, Rows, Runner, RunnerLimits, SingleSequence, plan_cache};
 
 const WINDOWS: [Option<u32>; 2] = [None, Some(6)];
@@ -48,4 +48,20 @@ fn a_single_sequence_gives_the_same_logits_in_any_pieces() {
     assert!(matches!(sequence.feed(&[1; 17], Rows::Last), Err(EngineError::Request { .. })));
     assert!(matches!(sequence.feed(&[99], Rows::Last), Err(EngineError::Request { .. })));
     assert_eq!(sequence.len(), 20);
+}
+
+#[test]
+fn a_single_sequence_changes_over_at_a_length_or_from_the_start() {
+    let tokens = (0..50).map(|i| 1 + i * i % 40).collect::<Vec<u32>>();
+    let lengths = [8, 30];
+    let mut model = SimulatedModel::new(&WINDOWS, LIMITS, 100).changing_at(&lengths);
+    let mut sequence = SingleSequence::new(&mut model, 60).unwrap();
+    for (end, piece) in tokens.chunks(5).enumerate().map(|(i, piece)| (5 * (i + 1), piece)) {
+        let expected = expected_logits_of_class(&WINDOWS, &tokens[..end], class(&lengths, end));
+        assert_eq!(sequence.feed(piece, Rows::Last).unwrap(), expected, "{end} tokens");
+    }
+    sequence.clear();
+    sequence.expect(50);
+    let expected = expected_logits_of_class(&WINDOWS, &tokens[..3], 2);
+    assert_eq!(sequence.feed(&tokens[..3], Rows::Last).unwrap(), expected);
 }

@@ -125,7 +125,7 @@ impl Tokenizer {
             key: MODEL,
             hint: format!("the file has no tokenizer; known models: {KNOWN_MODELS}"),
         })?;
-        let pre = vocab::string(meta, PRE)?;
+        let pre = vocab::string(meta, PRE)?.or_else(|| implied_pre(meta));
         let wordpiece = model_name == "bert";
         let (vocab, model, add_bos) = match model_name {
             "gpt2" => build_bpe(meta, pre)?,
@@ -309,6 +309,22 @@ impl Tokenizer {
             None => Ok(ChatTemplate::fallback()),
         }
     }
+}
+
+/// The pre-tokenizer of a file from before there was the key, where its architecture had only one.
+fn implied_pre(meta: &Metadata) -> Option<&'static str> {
+    const LLAMA3_TOKENS: usize = 128_256;
+    let pre = match meta.str("general.architecture")? {
+        "qwen2" | "qwen2moe" => "qwen2",
+        "llama" if meta.array(vocab::TOKENS)?.len() == LLAMA3_TOKENS => "llama-bpe",
+        _ => return None,
+    };
+    (meta.str(MODEL)? == "gpt2").then(|| {
+        tracing::warn!(
+            "metadata '{PRE}' is missing from the file; '{pre}' is used, which the architecture's models have"
+        );
+        pre
+    })
 }
 
 fn build_bpe(meta: &Metadata, pre: Option<&str>) -> Result<(Vocab, Model, bool), TokenizerError> {

@@ -9,7 +9,7 @@ use crate::bpe::char_to_byte;
 use crate::spm::SPACE;
 use crate::{SpecialTokens, TokenType, TokenizerError};
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
 

@@ -213,3 +213,23 @@ fn threads_can_share_tokenizers_and_templates() {
         }
     });
 }
+
+#[test]
+fn the_pre_tokenizer_of_an_old_file_follows_from_its_architecture_where_there_was_but_one() {
+    let check = |architecture: &str, tokens: usize, expected: Option<&str>| {
+        let texts = (0..tokens).map(|i| format!("t{i}")).collect();
+        let meta = metadata(&[
+            ("tokenizer.ggml.pre", None),
+            ("general.architecture", Some(Value::String(architecture.into()))),
+            ("tokenizer.ggml.tokens", Some(Value::Array(ArrayValue::String(texts)))),
+            ("tokenizer.ggml.token_type", None),
+        ]);
+        let found = Tokenizer::from_metadata(&meta).map(|t| t.pre().map(str::to_owned)).ok().flatten();
+        assert_eq!(found.as_deref(), expected, "{architecture} with {tokens} tokens");
+    };
+    check("qwen2", 9, Some("qwen2"));
+    check("qwen2moe", 9, Some("qwen2"));
+    check("llama", 128_256, Some("llama-bpe"));
+    check("llama", 9, None);
+    check("glm4", 9, None);
+}

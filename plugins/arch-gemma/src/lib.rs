@@ -48,8 +48,13 @@ impl Architecture for Gemma {
             let h = g.gated_mlp(h, &mlp)?;
             x = g.add_normed(x, h, generation.post_norms.then_some("post_ffw_norm"), dims.eps)?;
         }
-        g.head(x, dims.eps, model.optional_f32("final_logit_softcapping")?)
+        g.head(x, dims.eps, soft_cap(model, "final_logit_softcapping", 30.0)?)
     }
+}
+
+/// A soft cap. The first files of Gemma 2 do not say it; `second` is what all its sizes have.
+fn soft_cap(model: &Model<'_>, key: &str, second: f32) -> Result<Option<f32>> {
+    Ok(model.optional_f32(key)?.or((model.architecture() == "gemma2").then_some(second)))
 }
 
 /// Attention of the layers that see everything, and of those with a window. In Gemma 3 the latter have a rope base of
@@ -59,17 +64,21 @@ fn attention(model: &Model<'_>, dims: &Dims, generation: &Generation) -> Result<
     let rope = RopeSpec::read(model, dims, RopeStyle::Half)?;
     let mut full = AttentionSpec {
         qk_norm: third.then_some(dims.eps),
-        softcap: model.optional_f32("attn_logit_softcapping")?,
+        softcap: soft_cap(model, "attn_logit_softcapping", 50.0)?,
         ..AttentionSpec::new(dims, rope.clone())
     };
     if dims.layers == generation.odd_scale_layers {
         full.scale = (dims.hidden as f32 / dims.heads as f32).sqrt().recip();
     }
-    if generation.full_every.is_none() {
+    let window = match model.optional_positive("attention.sliding_window")? {
+        Some(window) => Some(window as u32),
+        // As with the soft caps. A Gemma 3 without a window has none in any layer.
+        None => (!third).then_some(4096),
+    };
+    if generation.full_every.is_none() || window.is_none() {
         return Ok((full.clone(), full));
     }
-    let mut sliding =
-        AttentionSpec { window: Some(model.positive("attention.sliding_window")? as u32), ..full.clone() };
+    let mut sliding = AttentionSpec { window, ..full.clone() };
     if third {
         let base = model.optional_f32("rope.freq_base_swa")?.unwrap_or(10_000.0);
         sliding.rope = Some(RopeSpec { base, scaling: RopeScaling::None, magnitude: 1.0, ..rope });

@@ -18,10 +18,15 @@ impl Architecture for Glm {
         // Some sizes have biases on q, k and v and some have none; a file that has one must have all.
         let projections = ["attn_q", "attn_k", "attn_v", "attn_qkv"];
         let biased = projections.into_iter().any(|n| model.tensor(&format!("blk.0.{n}.bias")).is_some());
+        let mut rope = RopeSpec::read(model, &dims, RopeStyle::Interleaved)?;
+        // All sizes rotate half of a head; some files do not say so.
+        if model.get("rope.dimension_count").is_none() {
+            rope.rotary_dim = dims.head_dim / 2;
+        }
         let attention = AttentionSpec {
             qkv: Qkv::Either,
             bias: if biased { Bias::Required } else { Bias::None },
-            ..AttentionSpec::new(&dims, RopeSpec::read(model, &dims, RopeStyle::Interleaved)?)
+            ..AttentionSpec::new(&dims, rope)
         };
         let mlp = Mlp { fused: true, ..Mlp::new(dims.ffn, Activation::Silu) };
 

@@ -16,8 +16,12 @@ impl Architecture for Llama {
         options.expect_none()?;
         let dims = Dims::read(model, build)?;
         let rope = RopeSpec::read(model, &dims, RopeStyle::Interleaved)?;
-        let attention =
-            AttentionSpec { bias: Bias::Optional, output_bias: Bias::Optional, ..AttentionSpec::new(&dims, rope) };
+        let attention = AttentionSpec {
+            bias: Bias::Optional,
+            output_bias: Bias::Optional,
+            window: dims.window,
+            ..AttentionSpec::new(&dims, rope)
+        };
         let mlp = Mlp { bias: Bias::Optional, ..Mlp::new(dims.ffn, Activation::Silu) };
 
         let mut g = Graph::new(model, dims.info(model));

@@ -3,7 +3,7 @@
 
 use rocmforge_sdk::program::{Activation, GateKind, RopeStyle};
 use rocmforge_sdk::{
-    Architecture, AttentionSpec, BuildOptions, Dims, Fit, Graph, Mlp, Model, MoeSpec, Options, Program, Result,
+    Architecture, AttentionSpec, BuildOptions, Dims, Error, Fit, Graph, Mlp, Model, MoeSpec, Options, Program, Result,
     RopeSpec,
 };
 
@@ -26,7 +26,8 @@ impl Architecture for Mistral {
     fn build(model: &Model<'_>, options: &Options, build: &BuildOptions) -> Result<Program> {
         options.expect_none()?;
         let dims = Dims::read(model, build)?;
-        let mut attention = AttentionSpec::new(&dims, RopeSpec::read(model, &dims, RopeStyle::Interleaved)?);
+        let rope = RopeSpec::read(model, &dims, RopeStyle::Interleaved)?;
+        let mut attention = AttentionSpec { window: dims.window, ..AttentionSpec::new(&dims, rope) };
         // Ministral 3 sharpens attention as the position passes multiples of the original context.
         if let Some(beta) = model.optional_f32("attention.temperature_scale")?.filter(|&beta| beta != 0.0) {
             attention.temperature = Some((beta, model.positive("rope.scaling.original_context_length")? as u32));
@@ -34,6 +35,13 @@ impl Architecture for Mistral {
         let mlp = Mlp::new(dims.ffn, Activation::Silu);
         let moe = match model.optional_u32("expert_count")? {
             None | Some(0) => None,
+            // The way of files from before April 2024.
+            Some(_) if model.tensor("blk.0.ffn_gate.0.weight").is_some() => {
+                return Err(Error::unsupported(
+                    "tensor 'blk.0.ffn_gate.0.weight': expected all experts of a layer in 'blk.0.ffn_gate_exps.weight', \
+                     found one tensor for each; convert the model again",
+                ));
+            }
             Some(experts) => Some(MoeSpec {
                 experts: experts as usize,
                 top_k: model.positive("expert_used_count")?,

@@ -5,29 +5,39 @@ use rocmforge_sdk::program::{Activation, RopeStyle};
 use rocmforge_sdk::{
     Architecture, AttentionSpec, BuildOptions, Dims, Graph, Mlp, Model, Options, Program, Qkv, Result, RopeSpec,
 };
+use serde::Deserialize;
 
 struct Phi3;
+
+/// The plugin's table in `plugins.toml`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    long_factors: When,
+}
+
+/// When the long rope factors are used, of a model that is served beyond its original context.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum When {
+    /// For sequences that are longer than the original context, as transformers does it.
+    #[default]
+    Longer,
+    /// For every sequence, as llama.cpp does it.
+    Always,
+}
 
 impl Architecture for Phi3 {
     const CLAIMS: &'static [&'static str] = &["phi3"];
 
     fn build(model: &Model<'_>, options: &Options, build: &BuildOptions) -> Result<Program> {
-        options.expect_none()?;
+        let settings: Settings = options.parse()?;
         let dims = Dims::read(model, build)?;
         let mut rope = RopeSpec::read(model, &dims, RopeStyle::Half)?;
-        // Short factors hold up to the original context. A cache filled with one set cannot be read with the other, so
-        // the choice follows the longest context that will be served.
-        let original = model.optional_u32("rope.scaling.original_context_length")?.unwrap_or(dims.context);
-        let factors = match dims.served_context > original {
-            true => "rope_factors_long.weight",
-            false => "rope_factors_short.weight",
-        };
-        rope.factors = model.tensor(factors).map(|t| t.name);
-        let attention = AttentionSpec {
-            qkv: Qkv::Fused,
-            window: model.optional_u32("attention.sliding_window")?.filter(|&window| window > 0),
-            ..AttentionSpec::new(&dims, rope)
-        };
+        if settings.long_factors == When::Always {
+            rope.factors = rope.long.take().map(|long| long.factors).or(rope.factors);
+        }
+        let attention = AttentionSpec { qkv: Qkv::Fused, window: dims.window, ..AttentionSpec::new(&dims, rope) };
         let mlp = Mlp { fused: true, ..Mlp::new(dims.ffn, Activation::Silu) };
 
         let mut g = Graph::new(model, dims.info(model));

@@ -4,7 +4,7 @@
 use rocmforge_sdk::program::{Activation, GateKind, RopeStyle};
 use rocmforge_sdk::{
     Architecture, AttentionSpec, Bias, BuildOptions, Dims, Graph, Mlp, Model, MoeSpec, Options, Program, Result,
-    RopeSpec, SharedExpert,
+    RopeSpec, SharedExpert, log,
 };
 
 struct Qwen;
@@ -16,6 +16,14 @@ impl Architecture for Qwen {
         options.expect_none()?;
         let third = model.architecture().starts_with("qwen3");
         let dims = Dims::read(model, build)?;
+        if dims.window.is_some() {
+            // The models have it switched off, and files do not say in which layers it would hold.
+            log!(
+                Warn,
+                "metadata '{}' is not used: every layer sees the whole context",
+                model.key("attention.sliding_window")
+            );
+        }
         let plain = AttentionSpec::new(&dims, RopeSpec::read(model, &dims, RopeStyle::Half)?);
         let attention = if third {
             AttentionSpec { qk_norm: Some(dims.eps), ..plain }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+mod far;
 pub mod load;
 pub mod python;
 mod quantised;
@@ -23,6 +24,7 @@ use rocmforge_test_support::{expected_json, npy_f32, token_ids};
 use serde_json::Value;
 
 pub use cases::{Cases, Count, cases};
+pub use far::far;
 pub use quantised::{Quantised, quantised};
 pub use specification::Specification;
 pub use tiny::{Random, Tiny};
@@ -99,6 +101,7 @@ pub fn logits(model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
 pub fn logits_of(runner: &mut dyn Runner, tokens: &[u32], chunk: usize) -> Vec<f32> {
     let mut all = vec![];
     let mut sequence = SingleSequence::new(runner, tokens.len()).expect("room for the sequence");
+    sequence.expect(tokens.len());
     for piece in tokens.chunks(chunk) {
         all.extend_from_slice(sequence.feed(piece, Rows::All).expect("the step runs"));
     }

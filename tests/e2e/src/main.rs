@@ -1,13 +1,17 @@
-//! Prints how near every reference model is to what was recorded for it; `accuracy [DIR..]`.
+//! Prints how near every reference model is to what was recorded for it; `accuracy [DIR..]`, and `accuracy --long DIR..`
+//! for long sequences.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 
-use rocmforge_e2e::{Count, cases, measure, quantised};
+use rocmforge_e2e::{Count, cases, far, measure, quantised};
 use rocmforge_test_support::{committed_models, reference_pack};
 
 fn main() {
-    let folders: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
+    let mut folders: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
+    if folders.first().is_some_and(|first| first.as_os_str() == "--long") {
+        return print_long(folders.split_off(1));
+    }
     if !folders.is_empty() {
         return print_models(folders);
     }
@@ -25,9 +29,9 @@ fn print_models(folders: Vec<PathBuf>) {
     println!("|---|---|---|---|---|---|---|---|");
     for folder in folders {
         let (m, texts) = (measure(&folder), cases(&folder));
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         println!(
-            "| {name} | {:.1e} | {:.1e} | {:.1e} | {} | {} | {} | {} |",
+            "| {} | {:.1e} | {:.1e} | {:.1e} | {} | {} | {} | {} |",
+            name(&folder),
             m.prefill,
             m.chunked,
             m.stepwise,
@@ -37,6 +41,30 @@ fn print_models(folders: Vec<PathBuf>) {
             share(&texts.chat)
         );
     }
+}
+
+fn print_long(folders: Vec<PathBuf>) {
+    println!("| model | tokens | below 4096 | 4096 to 32767 | from 32768 |");
+    println!("|---|---|---|---|---|");
+    for folder in folders {
+        let differences = far(&folder);
+        let worst = |range: std::ops::Range<usize>| {
+            let found = differences.iter().filter(|(position, _)| range.contains(position));
+            found.map(|(_, d)| *d).reduce(f32::max).map_or("-".to_owned(), |d| format!("{d:.1e}"))
+        };
+        let tokens = differences.last().map_or(0, |(position, _)| position + 1);
+        println!(
+            "| {} | {tokens} | {} | {} | {} |",
+            name(&folder),
+            worst(0..4096),
+            worst(4096..32_768),
+            worst(32_768..usize::MAX)
+        );
+    }
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn print_quantised(pack: &Path) {

@@ -103,19 +103,26 @@ fn tensors_of_another_shape_or_missing_are_named() {
 
 #[test]
 fn keys_of_one_family_are_named() {
-    for (name, key) in [
-        ("gemma2", "attention.sliding_window"),
-        ("mixtral", "expert_used_count"),
-        ("qwen2-yarn", "rope.scaling.original_context_length"),
+    for (name, key, needed) in [
+        ("gemma2", "attention.sliding_window", false),
+        ("mixtral", "expert_used_count", true),
+        ("qwen2-yarn", "rope.scaling.original_context_length", true),
     ] {
         let quoted = format!("'{}.{key}'", Variant::of(name).architecture);
-        refused(name, &Variant::of(name).remove(key), &[&quoted, "is missing from the file"]);
+        if needed {
+            refused(name, &Variant::of(name).remove(key), &[&quoted, "is missing from the file"]);
+        }
         refused(name, &Variant::of(name).set(key, number(0)), &[&quoted, "expected at least 1, found 0"]);
     }
     let greedy = Variant::of("mixtral").set("expert_used_count", number(5));
     refused("more experts than there are", &greedy, &["5", "4"]);
     let scaling = Variant::of("qwen2-yarn").set("rope.scaling.type", Value::String("ntk".into()));
-    refused("an unknown scaling", &scaling, &["'qwen2.rope.scaling.type'", "none, linear or yarn", "'ntk'"]);
+    refused("an unknown scaling", &scaling, &["'qwen2.rope.scaling.type'", "none, linear, yarn or longrope", "'ntk'"]);
+    refused(
+        "the same without a factor",
+        &scaling.remove("rope.scaling.factor"),
+        &["'qwen2.rope.scaling.type'", "'ntk'"],
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub fn run(config: &Config, args: &Perplexity) -> Result<()> {
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
 
     let mut sequence = SingleSequence::new(&mut model.executable, window)?;
+    sequence.expect(window);
     let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0usize);
     let windows = tokens.len() / window;
     for (i, window_tokens) in tokens.chunks_exact(window).enumerate() {

@@ -6,6 +6,7 @@ use super::{DraftRequest, Drafter};
 use crate::batch::StepBatch;
 use crate::block::{BlockManager, CacheGroup};
 use crate::error::EngineError;
+use crate::lengths::Lengths;
 use crate::runner::Runner;
 use crate::sequence::{RequestId, Sequence};
 
@@ -24,6 +25,7 @@ pub struct DraftModel {
     runner: Box<dyn Runner>,
     blocks: BlockManager,
     batch: StepBatch,
+    lengths: Lengths,
     logits: Vec<f32>,
     known: HashMap<RequestId, Known>,
     clock: u64,
@@ -57,8 +59,9 @@ impl DraftModel {
         let groups: Vec<_> = cache_blocks.iter().enumerate().map(group).collect();
         let blocks = BlockManager::new(size, &groups, false)?;
         runner.allocate_cache(cache_blocks).map_err(EngineError::step)?;
-        let batch = StepBatch::new(groups.len(), size);
-        Ok(DraftModel { runner, blocks, batch, logits: Vec::new(), known: HashMap::new(), clock: 0 })
+        let lengths = Lengths::of(runner.program())?;
+        let batch = StepBatch::new(groups.len(), size).with_lengths(lengths.clone());
+        Ok(DraftModel { runner, blocks, batch, lengths, logits: Vec::new(), known: HashMap::new(), clock: 0 })
     }
 
     /// Brings what is known of a sequence up to date: keeps what the cache holds of its beginning.
@@ -73,6 +76,12 @@ impl DraftModel {
         let same = |(a, b): &(&u32, &u32)| a == b;
         let common = sequence.tokens().iter().zip(request.tokens).take_while(same).count();
         sequence.computed = sequence.computed.min(common);
+        let class = self.lengths.class(request.tokens.len());
+        if class != sequence.class() {
+            self.blocks.release(&mut sequence.blocks);
+            sequence.computed = 0;
+            sequence.set_class(class);
+        }
         sequence.put_tokens(request.tokens.to_vec());
     }
 

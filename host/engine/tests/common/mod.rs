@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rocmforge_engine::{RunError, Runner, RunnerLimits, Vocabulary};
-use rocmforge_program::{CacheDecl, IR_VERSION, ModelInfo, NO_BLOCK, OutputBuffer, Program, Step, StepLimits};
+use rocmforge_program::{
+    CacheDecl, IR_VERSION, InputSource, ModelInfo, NO_BLOCK, Node, Op, OutputBuffer, Program, Step, StepLimits, input,
+};
 
 pub const VOCAB: usize = 64;
 /// Ends answers.
@@ -16,8 +18,8 @@ pub const END: u32 = 0;
 pub struct SimulatedModel {
     program: Program,
     limits: RunnerLimits,
-    /// Per group and slot: token and position.
-    cache: Vec<Vec<Option<(u32, u32)>>>,
+    /// Per group and slot: token, position, and the class it was computed in.
+    cache: Vec<Vec<Option<(u32, u32, u32)>>>,
     rows: Vec<f32>,
     /// Steps to fail; `usize::MAX`: panic in the next one.
     pub fail: Arc<AtomicUsize>,
@@ -41,6 +43,23 @@ impl SimulatedModel {
         let (weights, nodes, outputs) = Default::default();
         let program = Program { ir: IR_VERSION, info, weights, caches, nodes, outputs };
         SimulatedModel { program, limits, cache: Vec::new(), rows: Vec::new(), fail: Arc::default(), gate: None }
+    }
+
+    /// A model that computes sequences of more tokens than each of these in another way.
+    pub fn changing_at(mut self, lengths: &[u32]) -> SimulatedModel {
+        let source = |&n: &u32| Node { op: Op::Input { source: input::longer_than(n) }, layer: None };
+        // In an order that is not theirs.
+        self.program.nodes = lengths.iter().rev().map(source).collect();
+        self
+    }
+
+    /// Gives its only input another name.
+    pub fn rename_input(&mut self, to: &str) {
+        let [Node { op: Op::Input { source: InputSource::Named { name, .. } }, .. }] = &mut self.program.nodes[..]
+        else {
+            panic!("one named input");
+        };
+        *name = to.into();
     }
 
     /// A model whose steps wait for messages.
@@ -84,13 +103,15 @@ impl Runner for SimulatedModel {
         }
         for (cache, tables) in self.cache.iter_mut().zip(step.groups) {
             for t in 0..step.tokens() {
-                cache[tables.slot_mapping[t] as usize] = Some((step.token_ids[t], step.positions[t]));
+                let entry = (step.token_ids[t], step.positions[t], class_of(step, t));
+                cache[tables.slot_mapping[t] as usize] = Some(entry);
             }
         }
         self.rows.clear();
         for &row in step.logits_rows {
             let sequence = step.query_start.partition_point(|&start| start <= row) - 1;
             let position = step.positions[row as usize];
+            let class = class_of(step, row as usize);
             let mut state = 0;
             for (g, (cache, tables)) in self.cache.iter().zip(step.groups).enumerate() {
                 let table = &tables.block_tables[sequence * tables.max_blocks..][..tables.max_blocks];
@@ -100,8 +121,8 @@ impl Runner for SimulatedModel {
                         return Err(format!("position {p} is visible from {position} and has no block").into());
                     }
                     match cache[block as usize * block_size + p as usize % block_size] {
-                        Some((token, at)) if at == p => state = mix(state, token),
-                        other => return Err(format!("position {p} of group {g} holds {other:?}").into()),
+                        Some((token, at, of)) if (at, of) == (p, class) => state = mix(state, token + CLASS * class),
+                        other => return Err(format!("position {p} of group {g} holds {other:?}, not {class}").into()),
                     }
                 }
             }
@@ -121,6 +142,14 @@ impl Runner for SimulatedModel {
     }
 }
 
+/// Sets tokens of sequences of different classes apart.
+const CLASS: u32 = 1000;
+
+/// How many of the lengths the token's sequence has passed, as the step's inputs say.
+fn class_of(step: &Step<'_>, token: usize) -> u32 {
+    step.inputs.iter().map(|i| i.data[token] as u32).sum()
+}
+
 fn first_visible(position: u32, window: Option<u32>) -> u32 {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
 }
@@ -138,19 +167,34 @@ fn logits(state: u64) -> impl Iterator<Item = f32> {
 
 /// Logits after the last token, straight from the tokens.
 pub fn expected_logits(windows: &[Option<u32>], tokens: &[u32]) -> Vec<f32> {
+    expected_logits_of_class(windows, tokens, 0)
+}
+
+/// The same as a part of a sequence of this class.
+pub fn expected_logits_of_class(windows: &[Option<u32>], tokens: &[u32], class: usize) -> Vec<f32> {
     let last = tokens.len() as u32 - 1;
     let visible = |w: &Option<u32>| tokens[first_visible(last, *w) as usize..].to_vec();
-    logits(windows.iter().flat_map(visible).fold(0, mix)).collect()
+    let mixed = |state, token| mix(state, token + CLASS * class as u32);
+    logits(windows.iter().flat_map(visible).fold(0, mixed)).collect()
 }
 
 /// The greedy answer, straight from the tokens.
 pub fn expected_answer(windows: &[Option<u32>], prompt: &[u32], len: usize) -> Vec<u32> {
+    expected_answer_changing_at(windows, &[], prompt, len)
+}
+
+/// The same of a model with these lengths.
+pub fn expected_answer_changing_at(windows: &[Option<u32>], lengths: &[u32], prompt: &[u32], len: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..len {
-        let logits = expected_logits(windows, &tokens);
-        tokens.push(argmax(&logits));
+        tokens.push(argmax(&expected_logits_of_class(windows, &tokens, class(lengths, tokens.len()))));
     }
     tokens.split_off(prompt.len())
+}
+
+/// How many of the lengths a sequence has passed.
+pub fn class(lengths: &[u32], tokens: usize) -> usize {
+    lengths.iter().filter(|&&n| tokens > n as usize).count()
 }
 
 pub fn argmax(logits: &[f32]) -> u32 {

@@ -1,17 +1,23 @@
 //! Contexts past a window, past 4k and past 32k positions, and the memory that a window saves.
 
+mod longrope;
 mod naive;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use naive::{ATTENTION_CAP, FINAL_CAP, Naive};
+use naive::{ATTENTION_CAP, FINAL_CAP, Family, Layer, Naive};
 use rocmforge_e2e::server::run;
-use rocmforge_e2e::{NoVocabulary, Random, Specification, TOLERANCE, Tiny, greedy, load, logits_of, max_difference};
+use rocmforge_e2e::{
+    NoVocabulary, Random, Specification, TOLERANCE, Tiny, greedy, load, load_options, logits_of, max_difference,
+    plugins,
+};
 use rocmforge_engine::{
     EngineConfig, EngineHandle, Event, GenerateRequest, Rows, SamplingParams, SingleSequence, StopParams,
 };
 use rocmforge_gguf::{GgufFile, Value};
+use rocmforge_loader::Model;
+use rocmforge_program::{DType, Op, rope};
 
 const HIDDEN: usize = 32;
 const HEADS: usize = 2;
@@ -69,15 +75,48 @@ fn gemma() -> Tiny {
     t
 }
 
-fn llama() -> Tiny {
-    let mut t = model("llama", 1);
+fn llama(layers: usize) -> Tiny {
+    let mut t = model("llama", layers);
     t.floats("output.weight", &[VOCAB, HIDDEN], 0.0, 0.3);
     t
 }
 
-fn naive(file: &GgufFile, gemma: bool, window: usize) -> Naive<'_> {
-    let windows = if gemma { vec![Some(window), None] } else { vec![None] };
-    Naive { file, gemma, windows, hidden: HIDDEN, head_dim: HEAD_DIM }
+/// Five layers with the window and a rope base of their own, then one that sees everything, whose rope is stretched.
+fn gemma3() -> Tiny {
+    let mut t = model("gemma3", 6);
+    t.set("attention.sliding_window", Value::U32(WINDOW as u32));
+    t.set("rope.freq_base", Value::F32(1e6));
+    t.set("rope.freq_base_swa", Value::F32(1e4));
+    t.set("rope.scaling.type", Value::String("linear".into()));
+    t.set("rope.scaling.factor", Value::F32(8.0));
+    for layer in 0..6 {
+        for part in ["post_attention_norm", "post_ffw_norm"] {
+            t.floats(&format!("blk.{layer}.{part}.weight"), &[HIDDEN], 1.0, 0.2);
+        }
+        for part in ["attn_q_norm", "attn_k_norm"] {
+            t.floats(&format!("blk.{layer}.{part}.weight"), &[HEAD_DIM], 1.5, 0.2);
+        }
+    }
+    t
+}
+
+/// Radians per position of each pair: `base^(-2i/d) / divisor`.
+fn frequencies(base: f64, divisor: f64) -> Vec<f32> {
+    let frequency = |i: usize| (base.powf(-2.0 * i as f64 / HEAD_DIM as f64) / divisor) as f32;
+    (0..HEAD_DIM / 2).map(frequency).collect()
+}
+
+fn layer(window: Option<usize>, frequencies: Vec<f32>) -> Layer {
+    Layer { window, frequencies, magnitude: 1.0 }
+}
+
+fn naive(file: &GgufFile, family: Family, layers: Vec<Layer>) -> Naive<'_> {
+    Naive { file, family, layers, hidden: HIDDEN, head_dim: HEAD_DIM }
+}
+
+/// The layers of [`gemma`] with this window.
+fn gemma_layers(window: usize) -> Vec<Layer> {
+    [Some(window), None].map(|w| layer(w, frequencies(1e4, 1.0))).to_vec()
 }
 
 fn f32s(row: &[f64]) -> Vec<f32> {
@@ -88,6 +127,7 @@ fn f32s(row: &[f64]) -> Vec<f32> {
 fn check_positions(path: &Path, tokens: &[u32], expected: &[Vec<f64>]) {
     let mut model = load(path, 512, 1);
     let mut sequence = SingleSequence::new(&mut model.executable, tokens.len()).expect("room for the sequence");
+    sequence.expect(tokens.len());
     let mut at = 0;
     for (position, expected) in POSITIONS.iter().zip(expected) {
         let mut found = vec![];
@@ -102,9 +142,9 @@ fn check_positions(path: &Path, tokens: &[u32], expected: &[Vec<f64>]) {
     }
 }
 
-fn check(tiny: &Tiny, gemma: bool) {
+fn check(tiny: &Tiny, family: Family, layers: Vec<Layer>) {
     let file = tiny.file();
-    let naive_model = naive(&file, gemma, WINDOW);
+    let naive_model = naive(&file, family, layers);
     let tokens = Random::new(11).tokens(POSITIONS[POSITIONS.len() - 1] + 1, VOCAB);
 
     // The formulas here are those of the interpreter, as far as it goes in reasonable time.
@@ -115,15 +155,6 @@ fn check(tiny: &Tiny, gemma: bool) {
     assert!(max_difference(&specified, &f32s(&written)) <= TOLERANCE);
 
     let expected = naive_model.logits(&tokens, &POSITIONS);
-    if gemma {
-        // One position more in the window shows far above the tolerance, unless attention hardly looks there.
-        let some: Vec<usize> = (WINDOW - 8..WINDOW + 24).collect();
-        let [exact, wider] = [WINDOW, WINDOW + 1].map(|w| naive(&file, true, w).logits(short, &some));
-        let shows = |i: &usize| max_difference(&f32s(&wider[*i]), &f32s(&exact[*i])) > 4.0 * TOLERANCE;
-        let shown: Vec<usize> = (0..some.len()).filter(shows).map(|i| some[i]).collect();
-        assert!(shown.len() >= 4, "only {shown:?} tell a window of {WINDOW} from a longer one");
-        assert!(shown.iter().all(|&p| p >= WINDOW), "{shown:?}");
-    }
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tiny.gguf");
     tiny.write(&path);
@@ -132,12 +163,60 @@ fn check(tiny: &Tiny, gemma: bool) {
 
 #[test]
 fn a_model_with_windows_is_right_past_the_window_and_past_32k() {
-    check(&gemma(), true);
+    let file = gemma().file();
+    // One position more in the window shows far above the tolerance, unless attention hardly looks there.
+    let short = Random::new(11).tokens(300, VOCAB);
+    let some: Vec<usize> = (WINDOW - 8..WINDOW + 24).collect();
+    let [exact, wider] =
+        [WINDOW, WINDOW + 1].map(|w| naive(&file, Family::Gemma2, gemma_layers(w)).logits(&short, &some));
+    let shows = |i: &usize| max_difference(&f32s(&wider[*i]), &f32s(&exact[*i])) > 4.0 * TOLERANCE;
+    let shown: Vec<usize> = (0..some.len()).filter(shows).map(|i| some[i]).collect();
+    assert!(shown.len() >= 4, "only {shown:?} tell a window of {WINDOW} from a longer one");
+    assert!(shown.iter().all(|&p| p >= WINDOW), "{shown:?}");
+
+    check(&gemma(), Family::Gemma2, gemma_layers(WINDOW));
+}
+
+#[test]
+fn a_model_with_two_rope_bases_is_right_past_the_window_and_past_32k() {
+    let mut layers = vec![layer(Some(WINDOW), frequencies(1e4, 1.0)); 5];
+    layers.push(layer(None, frequencies(1e6, 8.0)));
+    check(&gemma3(), Family::Gemma3, layers);
 }
 
 #[test]
 fn a_model_without_windows_is_right_past_32k() {
-    check(&llama(), false);
+    check(&llama(1), Family::Llama, vec![layer(None, frequencies(1e4, 1.0))]);
+}
+
+#[test]
+fn a_model_with_a_window_in_every_layer_is_right_past_32k() {
+    let mut tiny = llama(2);
+    tiny.set("attention.sliding_window", Value::U32(WINDOW as u32));
+    check(&tiny, Family::Llama, vec![layer(Some(WINDOW), frequencies(1e4, 1.0)); 2]);
+}
+
+/// The frequencies themselves are compared with recorded ones in the tests of `core/program`.
+#[test]
+fn a_model_with_yarn_is_right_past_its_original_context() {
+    let mut tiny = llama(1);
+    tiny.set("rope.scaling.type", Value::String("yarn".into()));
+    tiny.set("rope.scaling.factor", Value::F32(8.0));
+    tiny.set("rope.scaling.original_context_length", Value::U32(4096));
+    let program = Model::program(&plugins(), &tiny.file(), &load_options(16, 1)).expect("a program");
+    let rope = program.nodes.iter().find_map(|n| if let Op::Rope(rope) = &n.op { Some(rope) } else { None });
+    let frequencies = rope::frequencies(rope.expect("a rope"), None);
+    check(&tiny, Family::Llama, vec![Layer { window: None, frequencies, magnitude: 0.1 * 8f64.ln() + 1.0 }]);
+}
+
+#[test]
+fn a_model_with_rope_divisors_is_right_past_32k() {
+    let divisors = [1.0f32, 1.0, 1.5, 4.0, 8.0, 8.0, 8.0, 8.0];
+    let mut tiny = llama(1);
+    let bytes = divisors.iter().flat_map(|d| d.to_le_bytes()).collect();
+    tiny.bytes("rope_freqs.weight", DType::F32, &[HEAD_DIM / 2], bytes);
+    let frequencies = frequencies(1e4, 1.0).iter().zip(divisors).map(|(f, d)| f / d).collect();
+    check(&tiny, Family::Llama, vec![layer(None, frequencies)]);
 }
 
 #[test]

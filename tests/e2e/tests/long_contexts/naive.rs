@@ -1,20 +1,36 @@
-//! Two small architectures written down in f64, with attention computed only for the positions that are asked for. The
+//! Small architectures written down in f64, with attention computed only for the positions that are asked for. The
 //! reference interpreter attends from every position, which takes too long at 32k; below that the test compares the two.
 
 use rocmforge_gguf::GgufFile;
 
+/// Which model it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Gemma2,
+    Gemma3,
+}
+
+/// What is different in the layers.
+#[derive(Clone)]
+pub struct Layer {
+    /// All layers but the last must have one that is short.
+    pub window: Option<usize>,
+    /// Radians per position, of each pair.
+    pub frequencies: Vec<f32>,
+    /// Multiplies sine and cosine.
+    pub magnitude: f64,
+}
+
 /// What is not in the tensors.
 pub struct Naive<'f> {
     pub file: &'f GgufFile,
-    /// Gemma 2 or else Llama.
-    pub gemma: bool,
-    /// Window of each layer. All but the last must have one that is short.
-    pub windows: Vec<Option<usize>>,
+    pub family: Family,
+    pub layers: Vec<Layer>,
     pub hidden: usize,
     pub head_dim: usize,
 }
 
-const ROPE_BASE: f64 = 10_000.0;
 pub const ATTENTION_CAP: f64 = 50.0;
 pub const FINAL_CAP: f64 = 30.0;
 const EPS: f64 = 1e-6;
@@ -45,17 +61,18 @@ impl Naive<'_> {
     /// Logits after each of `positions`, which must be in order.
     pub fn logits(&self, tokens: &[u32], positions: &[usize]) -> Vec<Vec<f64>> {
         let table = self.tensor("token_embd.weight");
-        let scale = if self.gemma { (self.hidden as f64).sqrt() } else { 1.0 };
+        let gemma = self.gemma();
+        let scale = if gemma { (self.hidden as f64).sqrt() } else { 1.0 };
         let row = |t: u32| table[t as usize * self.hidden..][..self.hidden].iter().map(|x| x * scale).collect();
         let mut xs: Vec<Vec<f64>> = tokens.iter().map(|&t| row(t)).collect();
         let all: Vec<usize> = (0..tokens.len()).collect();
-        for layer in 0..self.windows.len() {
-            let last = layer + 1 == self.windows.len();
+        for layer in 0..self.layers.len() {
+            let last = layer + 1 == self.layers.len();
             xs = self.layer(layer, &xs, if last { positions } else { &all });
         }
         let (norm, head) =
-            (self.tensor("output_norm.weight"), if self.gemma { table } else { self.tensor("output.weight") });
-        let finish = |logit: f64| if self.gemma { cap(logit, FINAL_CAP) } else { logit };
+            (self.tensor("output_norm.weight"), if gemma { table } else { self.tensor("output.weight") });
+        let finish = |logit: f64| if self.family == Family::Gemma2 { cap(logit, FINAL_CAP) } else { logit };
         xs.iter().map(|x| multiply(&head, &rms_norm(x, &norm)).into_iter().map(finish).collect()).collect()
     }
 
@@ -65,13 +82,18 @@ impl Naive<'_> {
         let norm = tensor("attn_norm");
         let (wq, wk, wv, wo) = (tensor("attn_q"), tensor("attn_k"), tensor("attn_v"), tensor("attn_output"));
         let normed: Vec<Vec<f64>> = xs.iter().map(|x| rms_norm(x, &norm)).collect();
-        let keys: Vec<Vec<f64>> = normed.iter().enumerate().map(|(p, x)| self.rotated(multiply(&wk, x), p)).collect();
+        let norms = (self.family == Family::Gemma3).then(|| (tensor("attn_q_norm"), tensor("attn_k_norm")));
+        let rule = &self.layers[layer];
+        let key = |(p, x): (usize, &Vec<f64>)| {
+            self.rotated(self.per_head(multiply(&wk, x), norms.as_ref().map(|n| &n.1)), p, rule)
+        };
+        let keys: Vec<Vec<f64>> = normed.iter().enumerate().map(key).collect();
         let values: Vec<Vec<f64>> = normed.iter().map(|x| multiply(&wv, x)).collect();
         let (ffn_norm, gate, up, down) = (tensor("ffn_norm"), tensor("ffn_gate"), tensor("ffn_up"), tensor("ffn_down"));
-        let post = self.gemma.then(|| (tensor("post_attention_norm"), tensor("post_ffw_norm")));
+        let post = self.gemma().then(|| (tensor("post_attention_norm"), tensor("post_ffw_norm")));
         let finish = |&p: &usize| {
-            let oldest = self.windows[layer].map_or(0, |w| (p + 1).saturating_sub(w));
-            let q = self.rotated(multiply(&wq, &normed[p]), p);
+            let oldest = rule.window.map_or(0, |w| (p + 1).saturating_sub(w));
+            let q = self.rotated(self.per_head(multiply(&wq, &normed[p]), norms.as_ref().map(|n| &n.0)), p, rule);
             let heads = q.chunks_exact(self.head_dim);
             let seen: Vec<f64> = heads.flat_map(|q| self.attend(q, &keys[oldest..=p], &values[oldest..=p])).collect();
             let mut h = multiply(&wo, &seen);
@@ -94,7 +116,7 @@ impl Naive<'_> {
     fn attend(&self, q: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
         let score = |k: &Vec<f64>| {
             let s = dot(q, k) / (self.head_dim as f64).sqrt();
-            if self.gemma { cap(s, ATTENTION_CAP) } else { s }
+            if self.family == Family::Gemma2 { cap(s, ATTENTION_CAP) } else { s }
         };
         let scores: Vec<f64> = keys.iter().map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -107,14 +129,22 @@ impl Naive<'_> {
         out.iter().map(|o| o / sum).collect()
     }
 
+    /// Through the RMS norm of heads, where there is one.
+    fn per_head(&self, heads: Vec<f64>, norm: Option<&Vec<f64>>) -> Vec<f64> {
+        match norm {
+            Some(norm) => heads.chunks_exact(self.head_dim).flat_map(|head| rms_norm(head, norm)).collect(),
+            None => heads,
+        }
+    }
+
     /// Rotated by the position; frequency and angle in f32, as the models were trained.
-    fn rotated(&self, mut heads: Vec<f64>, position: usize) -> Vec<f64> {
+    fn rotated(&self, mut heads: Vec<f64>, position: usize, rule: &Layer) -> Vec<f64> {
         let half = self.head_dim / 2;
         for head in heads.chunks_exact_mut(self.head_dim) {
             for i in 0..half {
-                let frequency = ROPE_BASE.powf(-2.0 * i as f64 / self.head_dim as f64) as f32;
-                let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
-                let (first, second) = if self.gemma { (i, i + half) } else { (2 * i, 2 * i + 1) };
+                let (sin, cos) = f64::from(position as f32 * rule.frequencies[i]).sin_cos();
+                let (sin, cos) = (sin * rule.magnitude, cos * rule.magnitude);
+                let (first, second) = if self.gemma() { (i, i + half) } else { (2 * i, 2 * i + 1) };
                 let (a, b) = (head[first], head[second]);
                 head[first] = a * cos - b * sin;
                 head[second] = b * cos + a * sin;
@@ -123,8 +153,12 @@ impl Naive<'_> {
         heads
     }
 
+    fn gemma(&self) -> bool {
+        self.family != Family::Llama
+    }
+
     fn activation(&self, x: f64) -> f64 {
-        if self.gemma {
+        if self.gemma() {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         } else {
