@@ -9,8 +9,6 @@
 #include "matrix.h"
 #include "parts.h"
 
-RF_FN float rf_exp_fast(float x) { return rf_exp2(x * 1.44269504f); }
-
 template <uint32_t D, uint32_t POS, uint32_t WM, uint32_t WD>
 struct RfFlash {
     static constexpr uint32_t threads = WM * WD * RF_WAVE;

@@ -3,6 +3,8 @@
 
 #include "rows.h"
 
+RF_FN float rf_exp_fast(float x) { return rf_exp2(x * 1.44269504f); }
+
 // A head's result, quantised as well where asked for; called by a wave with elements 4 * lane .., of one round.
 RF_FN void rf_store_head(const RfAttentionArgs &args, uint64_t token, uint32_t head, uint32_t c, const float (&y)[4]) {
     const uint32_t dim = args.cache.value_dim;
@@ -22,31 +24,33 @@ RF_FN void rf_store_head(const RfAttentionArgs &args, uint64_t token, uint32_t h
 RF_FN void rf_reduce_parts(const RfAttentionArgs &args, uint64_t token, uint32_t head, bool absent) {
     const uint32_t dim = args.cache.value_dim;
     const float *parts = rf_ptr<const float>(args.partial) + (token * args.heads + head) * args.splits * (dim + 2);
+    // A lane per part for the maxima and sums.
     float most = -RF_INF, sum = 0.0f;
-    for (uint32_t s = 0; s < args.splits; s++) {
+    for (uint32_t s = rf_lane(); s < args.splits; s += RF_WAVE) {
         most = rf_fmax(most, parts[s * (dim + 2) + dim]);
     }
-    if (args.sinks && !absent) {
-        float sink = rf_ptr<const float>(args.sinks)[head];
-        most = rf_fmax(most, sink);
-        sum = rf_exp(sink - most);
-    }
-    for (uint32_t s = 0; s < args.splits; s++) {
+    most = rf_wave_max(most);
+    const bool sink = args.sinks && !absent;
+    const float sink_score = sink ? rf_ptr<const float>(args.sinks)[head] : -RF_INF;
+    most = rf_fmax(most, sink_score);
+    for (uint32_t s = rf_lane(); s < args.splits; s += RF_WAVE) {
         float m = parts[s * (dim + 2) + dim];
         sum += m > -RF_INF ? parts[s * (dim + 2) + dim + 1] * rf_exp(m - most) : 0.0f;
     }
-    float inverse = sum > 0.0f ? 1.0f / sum : sum;
+    sum = rf_wave_sum(sum) + (sink ? rf_exp(sink_score - most) : 0.0f);
+    const float inverse = sum > 0.0f ? 1.0f / sum : sum;
     for (uint32_t first = 0; first < dim; first += 4 * RF_WAVE) {
         uint32_t c = first + 4 * rf_lane();
         float y[4] = {};
-#pragma unroll 4
+#pragma unroll 8
         for (uint32_t s = 0; s < args.splits; s++) {
-            float m = parts[s * (dim + 2) + dim];
-            // A part that saw nothing has written no values.
-            float factor = m > -RF_INF ? rf_exp(m - most) * inverse : 0.0f;
+            const float *part = parts + s * (dim + 2);
+            float m = part[dim], factor = m > -RF_INF ? rf_exp_fast(m - most) * inverse : 0.0f;
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
-                y[i] = factor > 0.0f && c + i < dim ? rf_fma(parts[s * (dim + 2) + c + i], factor, y[i]) : y[i];
+                float x = part[c + i < dim ? c + i : 0];
+                // A part that saw nothing has written no values.
+                y[i] = factor > 0.0f ? rf_fma(x, factor, y[i]) : y[i];
             }
         }
         rf_store_head(args, token, head, c, y);

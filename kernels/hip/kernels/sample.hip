@@ -74,23 +74,35 @@ RF_FN RfSampleRow rf_sample_row(const RfSampleArgs &args, uint32_t row, uint32_t
     return r;
 }
 
-// The maximum from the parts; returns whether the row can be drawn from at all.
+// The maximum from the parts, by each wave for itself; returns whether the row can be drawn from at all.
 RF_FN bool rf_sample_limits(RfSampleRow &r, uint32_t *index) {
-    bool bad = false;
-    r.most = -RF_INF;
-    *index = 0;
-    for (uint32_t p = 0; p < RF_SAMPLE_PARTS; p++) {
-        RfSamplePart part = r.scratch->part[p];
-        bad |= part.bad != 0;
-        if (part.most > r.most) {
-            r.most = part.most;
-            *index = part.index;
+    uint32_t bad = 0, first = 0xffffffffu;
+    float most = -RF_INF;
+#pragma unroll
+    for (uint32_t p = 0; p < RF_SAMPLE_PARTS; p += RF_WAVE) {
+        RfSamplePart part = r.scratch->part[p + rf_lane()];
+        bad |= part.bad;
+        // Parts come in the order of ids, so of equal maxima the first seen is the one with the smallest id.
+        if (part.most > most) {
+            most = part.most;
+            first = part.index;
         }
     }
+#pragma unroll
+    for (uint32_t mask = RF_WAVE / 2; mask > 0; mask /= 2) {
+        float m = rf_shuffle_xor(most, mask);
+        uint32_t i = rf_shuffle_xor(first, mask);
+        bad |= rf_shuffle_xor(bad, mask);
+        bool better = m > most || (m == most && i < first);
+        most = better ? m : most;
+        first = better ? i : first;
+    }
+    r.most = most;
+    *index = first;
     float t = r.request.temperature;
     r.inverse = t > 0.0f ? 1.0f / t : 0.0f;
-    r.least = r.request.min_p > 0.0f ? r.most + t * rf_log(r.request.min_p) : -RF_INF;
-    return !bad && r.most > -RF_INF && r.most < RF_INF;
+    r.least = r.request.min_p > 0.0f ? most + t * rf_log(r.request.min_p) : -RF_INF;
+    return bad == 0 && most > -RF_INF && most < RF_INF;
 }
 
 RF_KERNEL(rf_sample_max, RfSampleArgs, RF_SAMPLE_THREADS) {
@@ -346,15 +358,27 @@ RF_FN void rf_sample_find(const RfSampleRow &r, RfSampleShared &shared, RfSample
     rf_sample_search(r, shared, before, r.scratch->count[bin], goal, before, weight_before);
 }
 
-// The total of all parts, and the token at `goal` in the order of ids.
+// Sums of weights over the parts up to and including each, in shared.sums; returns the total.
+RF_FN uint64_t rf_sample_total(const RfSampleRow &r, RfSampleShared &shared) {
+    static_assert(RF_SAMPLE_PARTS <= RF_SAMPLE_THREADS, "a lane per part");
+    rf_sample_scan(shared.sums, rf_thread() < RF_SAMPLE_PARTS ? r.scratch->part_weight[rf_thread()] : 0);
+    uint64_t total = shared.sums[RF_SAMPLE_THREADS - 1];
+    return total;
+}
+
+// The token at `goal` in the order of ids, with shared.sums as rf_sample_total left it.
 RF_FN uint32_t rf_sample_by_id(RfSampleRow &r, RfSampleShared &shared, uint64_t goal) {
-    uint32_t part = 0;
-    uint64_t before = 0;
-    for (; part + 1 < RF_SAMPLE_PARTS && before + r.scratch->part_weight[part] <= goal; part++) {
-        before += r.scratch->part_weight[part];
+    if (rf_thread() < RF_SAMPLE_PARTS) {
+        uint64_t before = rf_thread() ? shared.sums[rf_thread() - 1] : 0;
+        if (before <= goal && goal < shared.sums[rf_thread()]) {
+            shared.found = rf_thread();
+            shared.weight_before = before;
+        }
     }
-    uint32_t per = (r.n + RF_SAMPLE_PARTS - 1) / RF_SAMPLE_PARTS, first = rf_min(part * per, r.n), end = rf_min(first + per, r.n);
-    uint32_t each = (end - first + RF_SAMPLE_THREADS - 1) / RF_SAMPLE_THREADS;
+    rf_barrier();
+    uint64_t before = shared.weight_before;
+    uint32_t per = (r.n + RF_SAMPLE_PARTS - 1) / RF_SAMPLE_PARTS, first = rf_min(shared.found * per, r.n);
+    uint32_t end = rf_min(first + per, r.n), each = (end - first + RF_SAMPLE_THREADS - 1) / RF_SAMPLE_THREADS;
     uint32_t from = rf_min(first + rf_thread() * each, end), to = rf_min(from + each, end);
     uint64_t own = 0;
     for (uint32_t i = from; i < to; i++) {
@@ -383,11 +407,9 @@ RF_KERNEL(rf_sample_pick, RfSampleArgs, RF_SAMPLE_THREADS) {
     if (!possible) {
         token = RF_SAMPLE_FAILED;
     } else if (r.request.temperature != 0.0f) {
-        uint64_t total = 0;
-        for (uint32_t p = 0; p < RF_SAMPLE_PARTS; p++) {
-            total += r.scratch->part_weight[p];
-        }
+        uint64_t total = rf_sample_total(r, shared);
         if (r.ranked()) {
+            rf_barrier();
             uint32_t kept = 0;
             if (r.request.top_k != 0) {
                 uint32_t own = 0;
