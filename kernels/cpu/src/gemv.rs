@@ -5,12 +5,14 @@ use std::ops::Range;
 use crate::decode::{F32, ForFormat, Format, Sink, decode_tail, for_format};
 use crate::matrix::{Matrix, other};
 use crate::shared::SharedMut;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, prefetch};
 
 /// Activation rows that are multiplied with a decoded weight at a time.
 const GROUP: usize = 4;
 /// Elements of a type without a decoder of our own that are decoded at a time; every block length divides it.
 const CHUNK: usize = 256;
+/// Bytes of weights that are asked for in advance, over the bounds of pages, where processors stop by themselves.
+const AHEAD: usize = 2048;
 
 /// Weight rows `range`, times all of `x`.
 pub(crate) struct Gemv<'a, 'b> {
@@ -149,6 +151,9 @@ unsafe fn dot<F: Format, S: Simd, const R: usize>(s: S, bytes: &[u8], (x, n): ([
     let zero = s.splat(0.0);
     let mut sink = Dot::<S, R> { x, sums: [[zero; R]; 2] };
     for b in 0..whole {
+        for line in (0..F::BYTES).step_by(64) {
+            prefetch(bytes.as_ptr().wrapping_add(b * F::BYTES + AHEAD + line));
+        }
         // SAFETY: whole units lie inside the row.
         unsafe { F::block(s, bytes.as_ptr().add(b * F::BYTES), b * F::ELEMENTS, &mut sink) };
     }

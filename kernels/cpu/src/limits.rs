@@ -7,9 +7,12 @@ use crate::cpu::Cpu;
 use crate::error::KernelError;
 use crate::int8::{Int8, Kernel8, large_zeros};
 use crate::shared::SharedMut;
+use crate::simd::prefetch;
 
 /// Bytes that are read; more than caches hold.
 const READ: usize = 512 << 20;
+/// Bytes that are asked for in advance.
+const AHEAD: usize = 2048;
 /// Bytes per task.
 const PART: usize = 256 << 10;
 /// Independent sums of products, enough to hide the latency of an instruction.
@@ -77,6 +80,7 @@ impl Cpu {
             self.pool.parallel_for(READ, PART, |_, range| {
                 let mut sums = [0u64; 32];
                 for line in bytes[range].as_chunks::<256>().0 {
+                    (0..256).step_by(64).for_each(|i| prefetch(line.as_ptr().wrapping_add(AHEAD + i)));
                     sums.iter_mut().zip(line.as_chunks::<8>().0).for_each(|(s, w)| *s ^= u64::from_ne_bytes(*w));
                 }
                 black_box(sums);
