@@ -1,0 +1,401 @@
+//! A program on a device: its memory, and one step after the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rocmforge_sdk::program::{OutputBuffer, Program, Step};
+use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, MemoryNeed, Result, log};
+
+use crate::build;
+use crate::cache::Caches;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Graphs, Key, bucket};
+use crate::memory::{DeviceBuffer, Pinned, Stream};
+use crate::metadata::{Layout, Rows};
+use crate::options::{ActivationOption, HipOptions};
+use crate::plan::Plan;
+use crate::profile::Profile;
+use crate::run::{Run, attention_scratch, longest_context};
+use crate::weights::Weights;
+
+/// A program with its memory on one device.
+pub struct HipExecutable {
+    plan: Arc<Plan>,
+    program: Program,
+    gpu: Arc<Gpu>,
+    patience: Duration,
+    graphs_wanted: bool,
+    max_sequences: usize,
+    pub(crate) weights: Weights,
+    pub(crate) caches: Caches,
+    memory: Option<Memory>,
+    /// Rows that the arena has room for.
+    capacity: Rows,
+    running: Option<Running>,
+    profile: Option<Profile>,
+    graphs: Graphs,
+    stream: Stream,
+}
+
+/// What steps read and write, beside weights and cache.
+pub(crate) struct Memory {
+    /// By leading dimension.
+    pub(crate) arena: [DeviceBuffer; 3],
+    /// Rows that these have room for; they decide where values lie.
+    pub(crate) capacity: Rows,
+    pub(crate) metadata: DeviceBuffer,
+    pub(crate) scratch: DeviceBuffer,
+    pub(crate) fault: DeviceBuffer,
+    metadata_host: Pinned,
+    inputs_host: Pinned,
+    outputs_host: Pinned,
+    /// Columns of the block tables.
+    blocks: usize,
+}
+
+/// A step that was submitted.
+struct Running {
+    rows: Rows,
+    /// The recorded step that ran the second time, and what the first run gave.
+    checked: Option<(Key, Vec<f32>)>,
+}
+
+impl HipExecutable {
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        options: &HipOptions,
+        program: &Program,
+        compile: CompileOptions,
+    ) -> Result<HipExecutable> {
+        gpu.enter()?;
+        let plan = Arc::new(build::plan(program, options.activations == ActivationOption::F32)?);
+        let patience = Duration::from_secs(options.timeout_seconds.max(1));
+        let weights = Weights::new(gpu, &plan, patience)?;
+        let caches = Caches::new(gpu, program, compile.block_size, options.kv_type)?;
+        let (tokens, sequences) = (compile.max_tokens, compile.max_sequences);
+        let capacity = Rows { tokens, sequences, logits: sequences.min(tokens) };
+        let graphs_wanted = options.graphs && gpu.hip().has_graphs();
+        log!(Debug, "{} nodes in {} stages, {} matrices", program.nodes.len(), plan.stages.len(), plan.matrices.len());
+        Ok(HipExecutable {
+            plan,
+            program: program.clone(),
+            gpu: Arc::clone(gpu),
+            patience,
+            graphs_wanted,
+            max_sequences: sequences,
+            weights,
+            caches,
+            memory: None,
+            capacity,
+            running: None,
+            profile: None,
+            graphs: Graphs::default(),
+            stream: Stream::new(gpu)?,
+        })
+    }
+
+    fn arena_bytes(&self, lead: usize) -> u64 {
+        self.plan.row_bytes[lead].saturating_mul(self.capacity.lead(lead) as u64)
+    }
+
+    /// Elements of each output in a step, and of all together.
+    fn output_floats(&self, rows: Rows) -> (Vec<usize>, usize) {
+        let each = self.plan.outputs.iter().map(|o| o.view.width.saturating_mul(rows.lead(o.view.lead)));
+        let each: Vec<usize> = each.collect();
+        let all = each.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
+        (each, all)
+    }
+
+    fn input_floats(&self, rows: Rows) -> usize {
+        self.plan.inputs.iter().map(|(_, v)| v.width.saturating_mul(rows.lead(v.lead))).sum()
+    }
+
+    fn first_blocks(&self) -> usize {
+        64
+    }
+
+    fn metadata_bytes(&self) -> u64 {
+        4 * Layout::new(self.capacity, self.caches.groups(), self.first_blocks()).len as u64
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        attention_scratch(&self.plan, &self.gpu.facts)
+    }
+
+    fn allocate(&self) -> Result<Memory> {
+        let buffer = |bytes, what: &str| DeviceBuffer::new(&self.gpu, bytes, what);
+        let arena = |lead| {
+            let rows = self.capacity.lead(lead);
+            let what = format!("activations of {rows} rows; use fewer tokens per step or fewer rows with logits");
+            DeviceBuffer::new(&self.gpu, self.arena_bytes(lead), what)
+        };
+        let pinned = |bytes: usize, what: &str| Pinned::new(&self.gpu, bytes, what);
+        let memory = Memory {
+            arena: [arena(0)?, arena(1)?, arena(2)?],
+            capacity: self.capacity,
+            metadata: buffer(self.metadata_bytes(), "the step's tables")?,
+            scratch: buffer(self.scratch_bytes(), "attention over parts of the context")?,
+            fault: buffer(256, "a flag")?,
+            metadata_host: pinned(self.metadata_bytes() as usize, "the step's tables")?,
+            inputs_host: pinned(4 * self.input_floats(self.capacity), "inputs")?,
+            outputs_host: pinned(4 * self.output_floats(self.capacity).1, "outputs")?,
+            blocks: self.first_blocks(),
+        };
+        // SAFETY: the buffers are moved into `self.memory`, or dropped after the wait.
+        unsafe {
+            self.stream.clear(&memory.fault)?;
+            memory.arena.iter().try_for_each(|a| self.stream.clear(a))?;
+        }
+        self.stream.wait(self.patience)?;
+        Ok(memory)
+    }
+
+    /// Room for a step with more rows, or longer tables, than any before.
+    fn make_room(&mut self, rows: Rows, blocks: usize) -> Result<()> {
+        if rows.logits > self.capacity.logits {
+            self.graphs.clear();
+            self.capacity.logits = rows.logits;
+            // First, so that old and new are never held together.
+            self.memory = None;
+            let allocated = self.allocate();
+            if allocated.is_err() {
+                self.capacity.logits = self.max_sequences.min(self.capacity.tokens);
+                self.memory = Some(self.allocate()?);
+            }
+            self.memory = Some(allocated?);
+        }
+        let (gpu, capacity) = (Arc::clone(&self.gpu), self.capacity);
+        let Some(memory) = &mut self.memory else {
+            return Err(Error::invalid("a step before the weights were bound"));
+        };
+        if blocks > memory.blocks {
+            let columns = blocks.next_power_of_two();
+            let words = Layout::new(capacity, self.caches.groups(), columns).len;
+            memory.metadata = DeviceBuffer::new(&gpu, 4 * words as u64, "the step's tables")?;
+            memory.metadata_host = Pinned::new(&gpu, 4 * words, "the step's tables")?;
+            memory.blocks = columns;
+            self.graphs.clear();
+        }
+        Ok(())
+    }
+
+    /// What a step is filled up to so that its launches are those of a recorded one; `None`: it is launched as it is.
+    fn filled_up(&self, step: &Step<'_>) -> Option<Rows> {
+        let rows = Rows::of(step);
+        let decodes = rows.tokens == rows.sequences && rows.logits == rows.sequences && rows.tokens > 0;
+        let recordable = self.graphs_wanted && self.profile.is_none() && self.plan.inputs.is_empty();
+        (decodes && recordable).then(|| {
+            let n = bucket(rows.sequences, self.max_sequences.min(self.capacity.logits));
+            Rows { tokens: n, sequences: n, logits: n }
+        })
+    }
+
+    fn upload(&mut self, step: &Step<'_>, layout: &Layout) -> Result<()> {
+        let Some(memory) = &mut self.memory else { return Ok(()) };
+        layout.write(step, memory.metadata_host.words_mut());
+        // SAFETY: both buffers are kept until the stream is waited for: by `wait`, or before they are replaced.
+        unsafe { self.stream.upload(&memory.metadata_host, 4 * layout.len, &memory.metadata, 0)? };
+        let mut at = 0;
+        for (name, view) in &self.plan.inputs {
+            let found = step.inputs.iter().find(|i| i.name == name);
+            let found = found.ok_or_else(|| Error::invalid(format!("input '{name}': expected it in the step")))?;
+            let bytes = 4 * found.data.len();
+            let to = memory.inputs_host.bytes_mut().get_mut(at..at + bytes);
+            let to = to.ok_or_else(|| Error::invalid(format!("input '{name}': too many elements")))?;
+            to.chunks_exact_mut(4).zip(found.data).for_each(|(to, x)| to.copy_from_slice(&x.to_ne_bytes()));
+            let offset = view.buffer().map_or(0, |b| {
+                let b = self.plan.buffers[b.0 as usize];
+                b.before * memory.capacity.lead(b.lead) as u64
+            });
+            // SAFETY: as above.
+            unsafe { self.stream.upload_from(&memory.inputs_host, at, bytes, &memory.arena[view.lead], offset)? };
+            at += bytes.next_multiple_of(16);
+        }
+        Ok(())
+    }
+
+    /// Queues copies of the outputs' rows to the host.
+    fn download(&self, rows: Rows) -> Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let mut at = 0;
+        for output in &self.plan.outputs {
+            let bytes = 4 * output.view.width * rows.lead(output.view.lead);
+            if bytes > 0 {
+                let from = memory.address(&self.plan, output.view, None)?;
+                // SAFETY: the buffers are kept until the stream is waited for.
+                unsafe { self.stream.download(from, bytes, &memory.outputs_host, at)? };
+            }
+            at += bytes;
+        }
+        Ok(())
+    }
+
+    fn run<'a>(&'a self, layout: &'a Layout, profile: Option<&'a mut Profile>) -> Result<Run<'a>> {
+        let memory = self.memory.as_ref().ok_or_else(|| Error::invalid("a step before the weights were bound"))?;
+        Ok(Run {
+            plan: &self.plan,
+            weights: &self.weights,
+            caches: &self.caches,
+            memory,
+            layout,
+            stream: &self.stream,
+            facts: &self.gpu.facts,
+            context: 1,
+            profile,
+        })
+    }
+
+    /// Launches every stage.
+    fn launch(&mut self, layout: &Layout, context: u32) -> Result<()> {
+        let mut profile = self.profile.take();
+        let result = self.run(layout, profile.as_mut()).and_then(|mut run| {
+            run.context = context;
+            run.all()
+        });
+        self.profile = profile;
+        result
+    }
+
+    /// Launches a decoding step as it was recorded. The first of its kind is launched kernel by kernel, recorded, and
+    /// launched again as recorded, to compare.
+    fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<(Key, Vec<f32>)>> {
+        match self.graphs.get(&key) {
+            Some(Some(graph)) => {
+                // SAFETY: graphs are cleared when buffers are replaced.
+                unsafe { graph.launch(&self.stream)? };
+                return Ok(None);
+            }
+            Some(None) => return self.launch(layout, key.context).map(|()| None),
+            None => {}
+        }
+        self.launch(layout, key.context)?;
+        self.download(rows)?;
+        self.stream.wait(self.patience)?;
+        let first = self.output_values(rows);
+        let recorded = self.run(layout, None).and_then(|mut run| {
+            run.context = key.context;
+            Graph::record(&self.stream, || run.all())
+        });
+        match recorded {
+            Ok(graph) => {
+                log!(Debug, "decoding steps of {} sequences recorded: {} pieces", key.rows.sequences, graph.nodes);
+                // SAFETY: as above.
+                unsafe { graph.launch(&self.stream)? };
+                self.graphs.insert(key, Some(graph));
+                Ok(Some((key, first)))
+            }
+            Err(e) if self.gpu.is_lost() => Err(e),
+            Err(e) => {
+                log!(Warn, "decoding steps of {} sequences are not recorded: {e}", key.rows.sequences);
+                self.graphs.insert(key, None);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The outputs that lie on the host.
+    fn output_values(&self, rows: Rows) -> Vec<f32> {
+        let n = self.output_floats(rows).1;
+        self.memory.as_ref().map_or(vec![], |m| m.outputs_host.floats()[..n].to_vec())
+    }
+}
+
+impl Executable for HipExecutable {
+    fn memory(&self) -> MemoryNeed {
+        let arena: u64 = (0..3).map(|lead| self.arena_bytes(lead)).fold(0, u64::saturating_add);
+        let activations = arena.saturating_add(self.metadata_bytes()).saturating_add(self.scratch_bytes());
+        MemoryNeed { weights: self.weights.bytes(), activations, cache_block: self.caches.block_bytes() }
+    }
+
+    fn bind(&mut self, weight: BoundWeight) -> Result<()> {
+        self.gpu.enter()?;
+        self.weights.bind(&self.plan, &weight)
+    }
+
+    fn finalize(&mut self) -> Result<()> {
+        self.gpu.enter()?;
+        self.weights.finalize(&self.plan, &self.program)?;
+        self.memory = Some(self.allocate()?);
+        Ok(())
+    }
+
+    fn allocate_cache(&mut self, blocks: &[u64]) -> Result<()> {
+        self.gpu.enter()?;
+        self.graphs.clear();
+        self.caches.allocate(blocks, &self.stream, self.patience)
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<()> {
+        self.gpu.enter()?;
+        let rows = Rows::of(step);
+        let recorded = self.filled_up(step);
+        let filled = recorded.unwrap_or(rows);
+        let blocks = step.groups.iter().map(|g| g.max_blocks).max().unwrap_or(0);
+        self.make_room(Rows { logits: filled.logits, ..rows }, blocks)?;
+        let columns = self.memory.as_ref().map_or(0, |m| m.blocks);
+        let layout = Layout::new(filled, self.caches.groups(), columns);
+        self.upload(step, &layout)?;
+        let context = longest_context(step);
+        let checked = match recorded {
+            Some(rows_of_graph) => {
+                let key = Key { rows: rows_of_graph, blocks: columns, context };
+                self.launch_recorded(&layout, key, rows)?
+            }
+            None => {
+                self.launch(&layout, context)?;
+                None
+            }
+        };
+        self.download(rows)?;
+        self.running = Some(Running { rows, checked });
+        Ok(())
+    }
+
+    fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<()> {
+        let Some(running) = self.running.take() else {
+            return Err(Error::invalid("wait: expected a submitted step"));
+        };
+        self.stream.wait(self.patience)?;
+        if let Some(profile) = &mut self.profile {
+            profile.end()?;
+        }
+        let (sizes, total) = self.output_floats(running.rows);
+        let Some(memory) = &self.memory else { return Err(Error::internal("a step without memory")) };
+        let mut found = &memory.outputs_host.floats()[..total];
+        if let Some((key, first)) = &running.checked
+            && first.iter().zip(found).any(|(a, b)| a.to_bits() != b.to_bits())
+        {
+            log!(
+                Warn,
+                "device {}: a recorded step of {} sequences gave other results than the same step launched kernel by \
+                 kernel; steps are not recorded from now on",
+                self.gpu.facts,
+                key.rows.sequences
+            );
+            self.graphs_wanted = false;
+            found = first;
+        }
+        let mut at = 0;
+        for (output, &n) in self.plan.outputs.iter().zip(&sizes) {
+            if let Some(to) = outputs.iter_mut().find(|o| o.name == output.name) {
+                to.data.copy_from_slice(&found[at..at + n]);
+            }
+            at += n;
+        }
+        Ok(())
+    }
+
+    fn profile(&mut self, measure: bool) -> Result<Vec<KernelTime>> {
+        let times = self.profile.as_ref().map_or(vec![], Profile::times);
+        self.profile = measure.then(Profile::default);
+        Ok(times)
+    }
+}
+
+impl Drop for HipExecutable {
+    fn drop(&mut self) {
+        // The rule of `memory`: nothing goes while the device may use it. A device that does not answer is lost by then,
+        // and its memory is left alone.
+        let _ = self.stream.wait(self.patience);
+    }
+}
