@@ -51,11 +51,17 @@ impl Server {
 
     /// The same with `ROCMFORGE_API_KEYS` as these keys, where there are any; the first is sent with every request.
     pub fn start_with_keys(args: &[&str], more: &[&str], keys: &[&str]) -> Server {
+        Server::start_prepared(args, more, keys, |_| ())
+    }
+
+    /// The same with a command that was prepared further.
+    pub fn start_prepared(args: &[&str], more: &[&str], keys: &[&str], prepare: impl FnOnce(&mut Command)) -> Server {
         let mut command = host();
         match keys {
             [] => command.env_remove("ROCMFORGE_API_KEYS"),
             keys => command.env("ROCMFORGE_API_KEYS", keys.join(",")),
         };
+        prepare(&mut command);
         let mut child = command
             .args(args)
             .args(["serve", "--port", "0"])
