@@ -98,6 +98,7 @@ pub fn load_options(config: &Config, entry: &ModelEntry, no_fallback: bool, comp
         context_length: entry.context_length.map(Into::into),
         fallback: config.placement.fallback && !no_fallback,
         gpu_layers: config.placement.gpu_layers.clone(),
+        device_loss: config.placement.device_loss,
         cache_bytes: config.scheduler.kv_cache_mib.map(|mib| mib.get() as u64 * (1 << 20)),
         compile,
     }

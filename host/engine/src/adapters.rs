@@ -32,6 +32,10 @@ impl Runner for Executable {
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError> {
         Ok(Executable::wait(self, outputs)?)
     }
+
+    fn recover(&mut self) -> Result<bool, RunError> {
+        Ok(Executable::recover(self)?)
+    }
 }
 
 impl Vocabulary for Tokenizer {

@@ -335,6 +335,15 @@ impl BlockManager {
         sequence.blocks = tables;
     }
 
+    /// The contents of all blocks are gone: none is offered for reuse any more.
+    pub fn forget(&mut self) {
+        for pool in &mut self.pools {
+            pool.index.clear();
+            pool.keys.fill(None);
+            pool.free.extend(std::mem::take(&mut pool.idle).into_values());
+        }
+    }
+
     /// Lets go of every block of the sequence.
     pub fn release(&mut self, tables: &mut BlockTables) {
         for (pool, table) in self.pools.iter_mut().zip(&mut tables.tables) {

@@ -58,8 +58,10 @@ pub struct EngineStats {
     pub outranked: u64,
     /// Between the ends of requests while others wait, on average over the latest; zero before the first.
     pub time_per_request: Duration,
-    /// Too many steps in a row have failed.
+    /// Too many steps in a row have failed, or the device is lost.
     pub unhealthy: bool,
+    /// The device is lost and nothing takes its place.
+    pub lost: bool,
 }
 
 /// A place in the engine, given back when the request is over.

@@ -41,4 +41,13 @@ pub trait Runner: Send {
     /// # Errors
     /// The device failed, or an output is unknown or of another size.
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError>;
+
+    /// After a failed step: moves to another device, with an empty cache, if the one before is lost and that is wanted.
+    /// `false`: nothing is lost, so the next step may go well.
+    ///
+    /// # Errors
+    /// The device is lost and nothing takes its place: no further step will go well.
+    fn recover(&mut self) -> Result<bool, RunError> {
+        Ok(false)
+    }
 }

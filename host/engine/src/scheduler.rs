@@ -416,6 +416,14 @@ impl Scheduler {
         }
     }
 
+    /// The contents of the cache are gone: every sequence starts over, and no prefix is reused.
+    pub fn forget_cache(&mut self) {
+        let holding: Vec<RequestId> =
+            self.sequences.iter().filter(|(_, s)| !s.blocks.is_empty()).map(|(id, _)| *id).collect();
+        holding.into_iter().for_each(|id| self.preempt(id));
+        self.blocks.forget();
+    }
+
     /// Takes a sequence out, in whatever state it is, and frees its blocks. Not to be called while a step that
     /// contains it is being run.
     pub fn remove(&mut self, id: RequestId) -> Option<Sequence> {

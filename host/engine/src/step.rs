@@ -28,6 +28,7 @@ impl Worker {
             self.stats.failed_steps += 1;
             self.failures += 1;
             plan.slices.iter().for_each(|s| self.fail(s.id, error.clone()));
+            self.recover();
             return;
         }
         self.failures = 0;
@@ -36,6 +37,22 @@ impl Worker {
         self.take_rows();
         for slice in &plan.slices {
             self.settle(slice.id);
+        }
+    }
+
+    /// After a failed step: goes on elsewhere if the device is lost.
+    fn recover(&mut self) {
+        match self.runner.recover() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!("the device was lost; going on with another one, and sequences start over");
+                self.scheduler.forget_cache();
+                self.failures = 0;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the device was lost");
+                self.stats.lost = true;
+            }
         }
     }
 

@@ -265,7 +265,7 @@ impl Worker {
 
     fn publish(&mut self) {
         let (running, waiting, paused) = self.scheduler.queue_lengths();
-        let unhealthy = self.failures >= self.max_failures;
+        let unhealthy = self.failures >= self.max_failures || self.stats.lost;
         let blocks = self.scheduler.block_counts();
         self.stats = EngineStats { running, waiting, paused, blocks, unhealthy, ..std::mem::take(&mut self.stats) };
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = self.stats.clone();

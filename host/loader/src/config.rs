@@ -70,14 +70,33 @@ pub struct PlacementSettings {
     pub fallback: bool,
     /// How many layers go to the devices of the preferred backend; the others go to the next backend.
     pub gpu_layers: GpuLayers,
+    /// What happens to a model whose device is lost or hung.
+    pub device_loss: DeviceLoss,
     /// Threads that the CPU computes with; absent: what affinity and cgroup quota leave.
     pub threads: Option<NonZeroU32>,
 }
 
 impl Default for PlacementSettings {
     fn default() -> Self {
-        PlacementSettings { backends: vec![], fallback: true, gpu_layers: GpuLayers::Auto, threads: None }
+        PlacementSettings {
+            backends: vec![],
+            fallback: true,
+            gpu_layers: GpuLayers::Auto,
+            device_loss: DeviceLoss::default(),
+            threads: None,
+        }
     }
+}
+
+/// What happens when a device is lost or hung, once the requests of its step have ended with an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceLoss {
+    /// The model goes on with the backends that are left.
+    #[default]
+    Continue,
+    /// The server ends with an error, for whoever starts it again.
+    Exit,
 }
 
 /// How many layers of a model go to the devices of the preferred backend, counted from the last one.

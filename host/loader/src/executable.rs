@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use rocmforge_abi::{CompileOptions, MemoryNeed};
+use rocmforge_gguf::GgufFile;
 use rocmforge_program::{GroupTables, InputSource, NamedInput, Op, OutputBuffer, Program, Step, output};
 
 use crate::backend::Backend;
-use crate::error::LoaderError;
+use crate::config::GpuLayers;
+use crate::error::{LoaderError, PluginErrorKind};
+use crate::placement::{Request, place};
 use crate::segment::{KernelTime, Segment};
 
 /// A segment with what it takes of a step.
@@ -20,6 +23,16 @@ struct Part {
     hidden: usize,
 }
 
+/// What a model is built from again when its device is lost.
+pub(crate) struct Spare {
+    /// As the architecture describes it.
+    pub(crate) program: Arc<Program>,
+    pub(crate) file: Arc<GgufFile>,
+    pub(crate) backends: Vec<Backend>,
+    /// Whether it may run elsewhere.
+    pub(crate) allowed: bool,
+}
+
 /// A compiled program with its weights and KV cache.
 pub struct Executable {
     program: Arc<Program>,
@@ -29,6 +42,11 @@ pub struct Executable {
     parts: Vec<Part>,
     /// The residual stream between two segments.
     hidden: Vec<f32>,
+    spare: Option<Spare>,
+    /// Names of backends whose device was lost.
+    lost: Vec<String>,
+    /// Blocks of the cache, once it is allocated.
+    blocks: Option<Vec<u64>>,
 }
 
 fn input_names(program: &Program) -> Vec<String> {
@@ -68,7 +86,8 @@ impl Executable {
             let hidden = if i == last { 0 } else { residual_width(segment.program())? };
             parts.push(Part { segment, groups, inputs, hidden });
         }
-        Ok(Executable { program, options, memory, parts, hidden: vec![] })
+        let (hidden, spare, lost, blocks) = (vec![], None, vec![], None);
+        Ok(Executable { program, options, memory, parts, hidden, spare, lost, blocks })
     }
 
     /// The program.
@@ -126,7 +145,59 @@ impl Executable {
             };
             part.segment.allocate_cache(&own)?;
         }
+        self.blocks = Some(blocks.to_vec());
         Ok(())
+    }
+
+    /// Keeps what it needs to go on elsewhere.
+    pub(crate) fn keep_spare(&mut self, spare: Spare) {
+        self.spare = Some(spare);
+    }
+
+    /// After a failed step: builds the model again on the backends that are left, with an empty cache of the same size, if
+    /// a device was lost. `false`: none was.
+    ///
+    /// # Errors
+    /// A device was lost, and the model may not run elsewhere or nothing else takes it.
+    pub fn recover(&mut self) -> Result<bool, LoaderError> {
+        if self.lost.is_empty() {
+            return Ok(false);
+        }
+        let lost = self.lost.join(", ");
+        let Some(spare) = self.spare.take().filter(|s| s.allowed) else {
+            return Err(LoaderError::Placement(format!(
+                "the device of {lost} is lost, and the model may not run elsewhere"
+            )));
+        };
+        let backends: Vec<Backend> =
+            spare.backends.iter().filter(|b| !self.lost.iter().any(|l| l == b.name())).cloned().collect();
+        let (mut other, placement) = place(&Request {
+            program: &spare.program,
+            file: &spare.file,
+            backends: &backends,
+            unavailable: &[],
+            fallback: true,
+            gpu_layers: &GpuLayers::Auto,
+            context: spare.program.info.context_length,
+            cache_bytes: None,
+            compile: self.options,
+        })?;
+        other.bind_weights(&mut |_| {})?;
+        if let Some(blocks) = &self.blocks {
+            other.allocate_cache(blocks)?;
+        }
+        placement.to_string().lines().for_each(|line| tracing::info!("{line}"));
+        other.spare = Some(Spare { backends, ..spare });
+        *self = other;
+        Ok(true)
+    }
+
+    /// Notes a lost device.
+    fn noted(lost: &mut Vec<String>, segment: &Segment, result: Result<(), LoaderError>) -> Result<(), LoaderError> {
+        if result.as_ref().is_err_and(|e| e.plugin_kind() == Some(PluginErrorKind::Device)) {
+            lost.push(segment.backend().name().to_owned());
+        }
+        result
     }
 
     /// Starts a step: runs all segments but the last and starts that.
@@ -134,9 +205,10 @@ impl Executable {
     /// # Errors
     /// A step that does not fit the program, device faults.
     pub fn submit(&mut self, step: &Step<'_>) -> Result<(), LoaderError> {
-        let Executable { parts, hidden, program, .. } = self;
+        let Executable { parts, hidden, program, lost, .. } = self;
         if let [part] = &mut parts[..] {
-            return part.segment.submit(step);
+            let result = part.segment.submit(step);
+            return Executable::noted(lost, &part.segment, result);
         }
         if step.groups.len() != program.group_count() {
             let (expected, found) = (program.group_count(), step.groups.len());
@@ -149,11 +221,13 @@ impl Executable {
             let mut inputs: Vec<NamedInput<'_>> = step.inputs.to_vec();
             inputs.push(NamedInput { name: output::HIDDEN, data: hidden });
             inputs.retain(|input| part.inputs.iter().any(|name| name == input.name));
-            part.segment.submit(&Step { groups: &groups, inputs: &inputs, ..*step })?;
+            let result = part.segment.submit(&Step { groups: &groups, inputs: &inputs, ..*step });
+            Executable::noted(lost, &part.segment, result)?;
             if part.hidden > 0 {
                 hidden.clear();
                 hidden.resize(step.tokens().saturating_mul(part.hidden), 0.0);
-                part.segment.wait(&mut [OutputBuffer { name: output::HIDDEN, data: hidden }])?;
+                let result = part.segment.wait(&mut [OutputBuffer { name: output::HIDDEN, data: hidden }]);
+                Executable::noted(lost, &part.segment, result)?;
             }
         }
         Ok(())
@@ -165,7 +239,9 @@ impl Executable {
     /// An output of another name or size, device faults.
     pub fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), LoaderError> {
         let last = self.parts.len() - 1;
-        self.parts[last].segment.wait(outputs)
+        let segment = &mut self.parts[last].segment;
+        let result = segment.wait(outputs);
+        Executable::noted(&mut self.lost, segment, result)
     }
 
     /// Switches the measuring of kernels on or off and returns what was measured since it was switched on, for the

@@ -20,7 +20,7 @@ mod segment;
 mod view;
 
 pub use backend::{Backend, Device};
-pub use config::{Config, GpuLayers};
+pub use config::{Config, DeviceLoss, GpuLayers};
 pub use error::{LoaderError, PluginErrorKind};
 pub use executable::Executable;
 pub use host_table::{compute_threads, set_compute_threads};

@@ -5,9 +5,9 @@ use rocmforge_abi::CompileOptions;
 use rocmforge_gguf::GgufFile;
 use rocmforge_program::Program;
 
-use crate::config::GpuLayers;
+use crate::config::{DeviceLoss, GpuLayers};
 use crate::error::LoaderError;
-use crate::executable::Executable;
+use crate::executable::{Executable, Spare};
 use crate::placement::{Placement, Request, place};
 use crate::plugins::{Plugins, SharedPlugins};
 
@@ -24,6 +24,8 @@ pub struct LoadOptions {
     pub gpu_layers: GpuLayers,
     /// Bytes of KV cache, where they are set.
     pub cache_bytes: Option<u64>,
+    /// What happens when its device is lost.
+    pub device_loss: DeviceLoss,
     /// Sizes to compile for.
     pub compile: CompileOptions,
 }
@@ -37,6 +39,7 @@ impl LoadOptions {
             fallback: true,
             gpu_layers: GpuLayers::Auto,
             cache_bytes: None,
+            device_loss: DeviceLoss::default(),
             compile,
         }
     }
@@ -98,6 +101,12 @@ impl Model {
             cache_bytes: options.cache_bytes,
             compile: options.compile,
         })?;
+        executable.keep_spare(Spare {
+            program: Arc::new(program),
+            file: Arc::clone(&file),
+            backends: plugins.backends().to_vec(),
+            allowed: options.fallback && options.device_loss == DeviceLoss::Continue,
+        });
         let total = placement.rows.iter().map(|r| r.weight_bytes).sum();
         executable.bind_weights(&mut |done| progress(LoadProgress { done, total }))?;
         Ok(Model {
