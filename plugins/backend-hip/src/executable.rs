@@ -46,6 +46,8 @@ pub(crate) struct Memory {
     pub(crate) metadata: DeviceBuffer,
     pub(crate) scratch: DeviceBuffer,
     pub(crate) fault: DeviceBuffer,
+    /// Counters that are 0 between launches.
+    pub(crate) arrived: DeviceBuffer,
     metadata_host: Pinned,
     inputs_host: Pinned,
     outputs_host: Pinned,
@@ -122,6 +124,13 @@ impl HipExecutable {
         attention_scratch(&self.plan, &self.gpu.facts)
     }
 
+    /// Enough for every tile of attention.
+    fn counter_bytes(&self) -> u64 {
+        let heads = self.program.caches.iter().map(|c| c.kv_heads).max().unwrap_or(1) as u64;
+        let rows = (self.capacity.tokens as u64).saturating_add(self.capacity.sequences as u64);
+        rows.saturating_mul(heads).saturating_mul(4).max(256)
+    }
+
     fn allocate(&self) -> Result<Memory> {
         let buffer = |bytes, what: &str| DeviceBuffer::new(&self.gpu, bytes, what);
         let arena = |lead| {
@@ -136,6 +145,7 @@ impl HipExecutable {
             metadata: buffer(self.metadata_bytes(), "the step's tables")?,
             scratch: buffer(self.scratch_bytes(), "attention over parts of the context")?,
             fault: buffer(256, "a flag")?,
+            arrived: buffer(self.counter_bytes(), "counters")?,
             metadata_host: pinned(self.metadata_bytes() as usize, "the step's tables")?,
             inputs_host: pinned(4 * self.input_floats(self.capacity), "inputs")?,
             outputs_host: pinned(4 * self.output_floats(self.capacity).1, "outputs")?,
@@ -144,6 +154,7 @@ impl HipExecutable {
         // SAFETY: the buffers are moved into `self.memory`, or dropped after the wait.
         unsafe {
             self.stream.clear(&memory.fault)?;
+            self.stream.clear(&memory.arrived)?;
             memory.arena.iter().try_for_each(|a| self.stream.clear(a))?;
         }
         self.stream.wait(self.patience)?;

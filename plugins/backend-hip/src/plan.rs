@@ -148,6 +148,8 @@ pub(crate) struct Linear {
     pub(crate) vectors: usize,
     /// With experts: a row of x serves all that a token has chosen.
     pub(crate) shared: bool,
+    /// The norm of the result, of which only other forms are read.
+    pub(crate) next: Option<Box<Norm>>,
     /// Many rows go through the matrix units.
     pub(crate) gemm: bool,
     /// Items in the order of their experts, and tiles of them, for many rows.
@@ -243,6 +245,8 @@ pub(crate) struct Attention {
     pub(crate) softcap: Option<f32>,
     pub(crate) sinks: Option<VectorId>,
     pub(crate) out: View,
+    /// Other forms of the result.
+    pub(crate) rounded: Option<RoundedId>,
 }
 
 /// Choice of experts.
@@ -356,6 +360,7 @@ impl Stage {
                     views.extend(pair.both);
                     rounded.extend(pair.rounded);
                 }
+                rounded.extend(l.next.as_ref().and_then(|n| n.rounded));
                 found.extend(l.order.iter().flat_map(|(sorted, tiles)| [*sorted, *tiles]));
                 views.push(l.out);
                 views.extend(l.residual.iter().chain(l.experts.iter().map(|(e, _)| e)));
@@ -375,7 +380,10 @@ impl Stage {
             }
             Stage::PositionScale { x, out, .. } => views.extend([*x, *out]),
             Stage::Nothing => {}
-            Stage::Attention(a) => views.extend([a.q, a.out]),
+            Stage::Attention(a) => {
+                views.extend([a.q, a.out]);
+                rounded.extend(a.rounded);
+            }
             Stage::Router(r) => views.extend([r.logits, r.experts, r.weights]),
             Stage::Combine { x, weights, out, .. } => views.extend([*x, *weights, *out]),
         }

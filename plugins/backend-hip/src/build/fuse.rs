@@ -131,7 +131,12 @@ impl Builder<'_> {
             None => (self.make(layer.out)?, None),
         };
         let linear = self.plain(matrix, layer.x)?;
-        self.product(Linear { bias, out, residual, vectors, ..linear }, layer.x).map(drop)
+        let stage = self.product(Linear { bias, out, residual, vectors, ..linear }, layer.x)?;
+        if vectors == 1 {
+            let result = added.map_or(layer.out, |(user, _)| self.result(user));
+            self.multiplied.insert(self.roots[result.index()], stage);
+        }
+        Ok(())
     }
 
     /// An addition that is all that reads a value, and what it adds, if that is there.
@@ -184,8 +189,35 @@ impl Builder<'_> {
     fn plain(&mut self, matrix: crate::plan::MatrixId, x: ValueId) -> Result<Linear> {
         let x = self.view(x)?;
         let (rounded, bias, residual, pair, experts) = (None, None, None, None, None);
-        let (vectors, shared, gemm, order) = (1, false, false, None);
-        Ok(Linear { matrix, x, rounded, bias, residual, pair, experts, vectors, shared, gemm, order, out: x })
+        let (vectors, shared, next, gemm, order) = (1, false, None, false, None);
+        Ok(Linear { matrix, x, rounded, bias, residual, pair, experts, vectors, shared, next, gemm, order, out: x })
+    }
+
+    /// Lets the product that made a value take its norm as well, where only other forms of that are read; false where
+    /// there is no such product.
+    pub(super) fn product_and_norm(
+        &mut self,
+        x: ValueId,
+        weight: Option<WeightId>,
+        eps: f32,
+        out: ValueId,
+    ) -> Result<bool> {
+        let Some(&stage) = self.multiplied.get(&self.roots[x.index()]) else { return Ok(false) };
+        let view = self.view(x)?;
+        // A product takes one norm along.
+        let taken = !matches!(&self.plan.stages[stage], Stage::Linear(l) if l.next.is_none() && l.pair.is_none());
+        if taken || self.floats_needed(out) || self.dims(x).len() != 1 || !view.is_dense() {
+            return Ok(false);
+        }
+        self.make(out)?;
+        let weight = weight.map(|w| self.floats(w));
+        let (kind, heads) = (NormKind::Rms, 1);
+        let (addend, sum, bias, to, rounded) = (None, None, None, None, None);
+        let norm = Norm { kind, x: view, addend, sum, weight, bias, eps, heads, out: to, rounded };
+        let Some(Stage::Linear(linear)) = self.plan.stages.get_mut(stage) else { return Ok(false) };
+        linear.next = Some(Box::new(norm));
+        self.normed.insert(self.roots[out.index()], stage);
+        Ok(true)
     }
 
     /// An addition and the norm of its result; false where that is not what follows.

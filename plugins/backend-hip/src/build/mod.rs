@@ -10,8 +10,8 @@ use rocmforge_sdk::{Error, Result};
 
 use crate::arena::{Buffer, BufferId, lead_index, place};
 use crate::plan::{
-    Home, Linear, Matrix, MatrixId, Norm, NormKind, Output, Pair, Plan, Rounded, RoundedId, Stage, Vector, VectorId,
-    View,
+    Attention, Home, Linear, Matrix, MatrixId, Norm, NormKind, Output, Pair, Plan, Rounded, RoundedId, Stage, Vector,
+    VectorId, View,
 };
 
 /// Compiles a program. With `exact`, products take floats, whatever the type of their weights.
@@ -56,8 +56,10 @@ struct Builder<'a> {
     plan: Plan,
     /// Rounded activations by the view that they are made from.
     rounded: HashMap<(BufferId, usize, usize), RoundedId>,
-    /// The norm, gated activation or gated product that made a root, so that it can round it as well.
+    /// The norm, gated activation, gated product or attention that made a root, so that it can round it as well.
     normed: HashMap<usize, usize>,
+    /// The product that made a root.
+    multiplied: HashMap<usize, usize>,
     /// The rotation that made a root.
     rotated: HashMap<usize, usize>,
     at: usize,
@@ -88,7 +90,8 @@ impl<'a> Builder<'a> {
         program.outputs.iter().for_each(|o| leaves[roots[o.value.index()]] = true);
         let (done, views) = (vec![false; program.nodes.len()], vec![None; roots.len()]);
         let lent = vec![false; roots.len()];
-        let (plan, rounded, normed, rotated) = (Plan::default(), HashMap::new(), HashMap::new(), HashMap::new());
+        let (plan, rounded, normed) = (Plan::default(), HashMap::new(), HashMap::new());
+        let (multiplied, rotated) = (HashMap::new(), HashMap::new());
         Ok(Builder {
             program,
             types,
@@ -103,6 +106,7 @@ impl<'a> Builder<'a> {
             plan,
             rounded,
             normed,
+            multiplied,
             rotated,
             at: 0,
         })
@@ -238,9 +242,14 @@ impl<'a> Builder<'a> {
         let normed = self.normed.get(&self.roots[value.index()]).copied();
         match normed.and_then(|stage| self.plan.stages.get_mut(stage)) {
             Some(Stage::Norm(norm)) if norm.heads == 1 => norm.rounded = Some(id),
-            Some(Stage::Gated { rounded, .. } | Stage::Linear(Linear { pair: Some(Pair { rounded, .. }), .. })) => {
+            Some(
+                Stage::Gated { rounded, .. }
+                | Stage::Attention(Attention { rounded, .. })
+                | Stage::Linear(Linear { pair: Some(Pair { rounded, .. }), .. }),
+            ) => {
                 *rounded = Some(id);
             }
+            Some(Stage::Linear(Linear { next: Some(norm), .. })) => norm.rounded = Some(id),
             _ => {
                 let (kind, x) = (NormKind::None, view);
                 let (addend, sum, weight, bias, out) = (None, None, None, None, None);

@@ -27,7 +27,10 @@ impl Builder<'_> {
                 Ok(())
             }
             Op::Linear { .. } => self.linear(node),
-            Op::RmsNorm { x, weight, eps } => self.norm(NormKind::Rms, *x, *weight, None, *eps, out),
+            Op::RmsNorm { x, weight, eps } => match self.product_and_norm(*x, *weight, *eps, out)? {
+                true => Ok(()),
+                false => self.norm(NormKind::Rms, *x, *weight, None, *eps, out),
+            },
             Op::LayerNorm { x, weight, bias, eps } => self.norm(NormKind::Layer, *x, *weight, *bias, *eps, out),
             Op::Add { a, b } => match self.add_and_norm(node, *a, *b)? {
                 true => Ok(()),
@@ -275,7 +278,7 @@ impl Builder<'_> {
         let heads = self.dims(a.q).first().copied().unwrap_or(1);
         let sinks = a.sinks.map(|s| self.floats(s));
         let view = self.make(out)?;
-        self.push(Stage::Attention(plan::Attention {
+        let stage = self.push(Stage::Attention(plan::Attention {
             q,
             cache: a.cache.index(),
             group: cache.group as usize,
@@ -285,7 +288,9 @@ impl Builder<'_> {
             softcap: a.softcap,
             sinks,
             out: view,
+            rounded: None,
         }));
+        self.normed.insert(self.roots[out.index()], stage);
         Ok(())
     }
 

@@ -268,6 +268,7 @@ impl Run<'_> {
             window: a.window.unwrap_or(0),
             scale: a.scale,
             softcap: a.softcap.unwrap_or(0.0),
+            ..RfAttentionArgs::default()
         };
         let parts = launch::attention_splits(&args, self.facts.compute_units, self.context);
         let room = |parts: u32| {
@@ -275,9 +276,21 @@ impl Run<'_> {
             parts == 1 || bytes <= self.memory.scratch.bytes()
         };
         args.splits = (1..=parts).rev().find(|&parts| room(parts)).unwrap_or(1);
+        let counters = 4 * (u64::from(args.tokens) + u64::from(args.sequences)) * u64::from(args.cache.kv_heads);
+        if counters <= self.memory.arrived.bytes() {
+            args.arrived = self.memory.arrived.address();
+        }
+        let forms = self.forms(a.rounded, layout.rows.tokens)?;
+        let at_once = forms.half == 0 && launch::attention_fuses(&args);
+        if at_once {
+            (args.codes, args.scales) = (forms.codes, forms.scales);
+        }
         for launch in launch::attention(&args, self.facts.wave) {
             self.launch(&launch)?;
         }
-        Ok(())
+        match a.rounded {
+            Some(rounded) if !at_once => self.round(a.out, rounded),
+            _ => Ok(()),
+        }
     }
 }

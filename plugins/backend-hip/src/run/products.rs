@@ -26,15 +26,15 @@ pub(super) fn activation(kind: Activation) -> u32 {
 
 /// Addresses of the forms that a step makes; 0 for the others.
 #[derive(Clone, Copy, Default)]
-struct Forms {
-    codes: u64,
-    scales: u64,
-    half: u64,
-    powers: u64,
+pub(super) struct Forms {
+    pub(super) codes: u64,
+    pub(super) scales: u64,
+    pub(super) half: u64,
+    pub(super) powers: u64,
 }
 
 impl Run<'_> {
-    fn forms(&self, rounded: Option<RoundedId>, rows: usize) -> Result<Forms> {
+    pub(super) fn forms(&self, rounded: Option<RoundedId>, rows: usize) -> Result<Forms> {
         let mut forms = Forms::default();
         let Some(r) = rounded.and_then(|r| self.plan.rounded.get(r.0)) else { return Ok(forms) };
         let many = rows >= MANY_ROWS;
@@ -132,10 +132,29 @@ impl Run<'_> {
             (args.x, args.scales) = (self.buffer(forms.codes)?, self.buffer(forms.scales)?);
             args.x_stride = word(matrix.columns)?;
         }
+        // One row can be made the next product's activations at once, alone or after the norm that follows.
+        let rows = self.rows(linear.out);
+        let next =
+            linear.pair.as_ref().map(|p| p.rounded).unwrap_or_else(|| linear.next.as_ref().and_then(|n| n.rounded));
+        let forms = self.forms(next, rows)?;
+        let alone = forms.codes != 0 && forms.half == 0 && launch::gemv_fuses(matrix.dtype, &args);
+        match &linear.next {
+            Some(norm) if alone => {
+                (args.next_norm, args.eps) = (1, norm.eps);
+                args.next_weight = self.weights.optional(norm.weight);
+                args.arrived = self.memory.arrived.address();
+            }
+            _ => {}
+        }
+        if alone {
+            (args.next_codes, args.next_scales) = (forms.codes, forms.scales);
+        }
         self.launch(&launch::gemv(matrix.dtype, &args, self.facts.wave))?;
-        match linear.pair.as_ref().and_then(|p| p.rounded) {
-            Some(rounded) => self.round(linear.out, rounded),
-            None => Ok(()),
+        match (&linear.next, linear.pair.as_ref().and_then(|p| p.rounded)) {
+            _ if alone => Ok(()),
+            (Some(norm), _) => self.norm(norm),
+            (None, Some(rounded)) => self.round(linear.out, rounded),
+            (None, None) => Ok(()),
         }
     }
 
@@ -188,7 +207,7 @@ impl Run<'_> {
             reserved: 0,
         };
         self.launch(&launch::linear(&args, self.facts.wave))?;
-        self.activate(linear)
+        self.after(linear)
     }
 
     /// Many rows through the matrix units.
@@ -234,7 +253,13 @@ impl Run<'_> {
                 self.launch(&launch::gemm_tiles(matrix.dtype, &args, tile, most, wave))?;
             }
         }
-        self.activate(linear)
+        self.after(linear)
+    }
+
+    /// What follows a product that does not do it itself.
+    fn after(&mut self, linear: &Linear) -> Result<()> {
+        self.activate(linear)?;
+        linear.next.as_ref().map_or(Ok(()), |norm| self.norm(norm))
     }
 
     /// The gated activation of both halves of a product, and its other forms.
@@ -264,7 +289,7 @@ impl Run<'_> {
     }
 
     /// Makes the other forms of a value.
-    fn round(&mut self, x: View, rounded: RoundedId) -> Result<()> {
+    pub(super) fn round(&mut self, x: View, rounded: RoundedId) -> Result<()> {
         let heads = self.plan.rounded.get(rounded.0).map_or(1, |r| r.parts);
         let (addend, sum, weight, bias, out, rounded) = (None, None, None, None, None, Some(rounded));
         self.norm(&Norm { kind: NormKind::None, x, addend, sum, weight, bias, eps: 0.0, heads, out, rounded })
