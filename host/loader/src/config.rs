@@ -95,7 +95,7 @@ pub enum DeviceLoss {
     /// The model goes on with the backends that are left.
     #[default]
     Continue,
-    /// The server ends with an error, for whoever starts it again.
+    /// The model takes no further request and is reported as unhealthy, for whoever starts the server again.
     Exit,
 }
 

@@ -3,7 +3,6 @@
 
 mod cases;
 mod far;
-pub mod hip;
 pub mod load;
 pub mod python;
 mod quantised;
