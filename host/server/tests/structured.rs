@@ -57,7 +57,7 @@ async fn answers_look_as_asked() {
 
 #[tokio::test]
 async fn what_cannot_be_enforced_is_refused_and_named() {
-    let server = Server::with_model(model(TEXT)).await;
+    let server = Server::with_model(script_model(TEXT)).await;
     let check = async |members: Value, param: &str| {
         server.post(CHAT, chat(members)).await.check_error(400, "invalid_value", json!(param));
     };
@@ -73,7 +73,7 @@ async fn what_cannot_be_enforced_is_refused_and_named() {
 
 #[tokio::test]
 async fn calls_that_are_asked_for_are_made() {
-    let server = Server::with_model(model(TEXT)).await;
+    let server = Server::with_model(script_model(TEXT)).await;
     let named = json!({"type": "function", "function": {"name": "weather"}});
     for choice in [json!("required"), named] {
         let members = json!({"tools": [weather()], "tool_choice": choice, "parallel_tool_calls": false});

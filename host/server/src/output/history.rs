@@ -4,14 +4,16 @@ use serde_json::{Value, json};
 
 use crate::params::tools::Tools;
 
-/// Whether a template writes the tools that it is given.
+/// Whether a template writes the tools that it is given: it asks for the variable, not only for the word.
 pub(crate) fn knows_tools(template: Option<&str>) -> bool {
-    template.is_some_and(|t| t.contains("tools"))
+    const USES: &[&str] =
+        &["if tools", "in tools", "not tools", "and tools", "tools is", "tools|", "tools |", "tools)"];
+    template.is_some_and(|t| USES.iter().any(|u| t.contains(u)))
 }
 
-/// Whether a template writes calls and what they have returned.
+/// Whether a template writes calls or what they have returned.
 pub(crate) fn knows_calls(template: Option<&str>) -> bool {
-    template.is_some_and(|t| t.contains("tool_calls"))
+    template.is_some_and(|t| ["tool_calls", "'tool'", "\"tool\""].iter().any(|u| t.contains(u)))
 }
 
 /// What such a model is told about its tools.
@@ -64,6 +66,19 @@ pub(crate) fn without_calls(messages: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_show_whether_they_know_tools() {
+        let check = |template: &str, tools: bool, calls: bool| {
+            let found = (knows_tools(Some(template)), knows_calls(Some(template)));
+            assert_eq!(found, (tools, calls), "{template}");
+        };
+        check("{% for m in messages %}{{ m.role }}{% endfor %}", false, false);
+        check("{% if m.role == 'tool' %}{{ raise_exception('tools come later') }}{% endif %}", false, true);
+        check("{%- if tools %}{{ tools | tojson }}{% endif %}{% if m.tool_calls %}", true, true);
+        check("{% if tools is not none and tools|length > 0 %}", true, false);
+        assert!(!knows_tools(None) && !knows_calls(None));
+    }
 
     #[test]
     fn calls_become_text_for_templates_that_know_none() {

@@ -234,7 +234,7 @@ pub fn script_model(text: &str) -> ServedModel {
     let tokenizer = tokenizer();
     let mut script = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false });
     script.extend(tokenizer.eog_tokens().next());
-    let parrot = Parrot { script, ..Parrot::new(&tokenizer, "a", 512) };
+    let parrot = Parrot { script, ..Parrot::new(&tokenizer, "a", 1024) };
     served(tokenizer, parrot)
 }
 
