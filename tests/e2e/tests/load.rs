@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use rocmforge_e2e::load::{Plan, demo_model, run, stop_under_load};
-use rocmforge_e2e::server::Server;
+use rocmforge_e2e::load::{Plan, run, serve_demo, stop_under_load};
 
 #[test]
 fn a_server_under_load_loses_no_request_and_keeps_nothing() {
@@ -15,7 +14,7 @@ fn a_server_under_load_loses_no_request_and_keeps_nothing() {
         half_open: 100,
         idle: Duration::from_secs(5),
     };
-    let mut server = Server::start(&[], &["--model", &demo_model()]);
+    let mut server = serve_demo();
     let report = run(&server, &plan);
     println!("{}", report.text());
     assert_eq!(report.faults(), [""; 0]);

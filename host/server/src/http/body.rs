@@ -21,7 +21,9 @@ pub(crate) async fn json_bytes(state: &AppState, request: Request) -> Result<Vec
     let (parts, body) = request.into_parts();
     let expects = parts.headers.contains_key(header::EXPECT);
     let length = body.size_hint().lower();
-    if expects && length > limit as u64 {
+    // Of what would not be read to its end either, nothing is.
+    let hopeless = length > limit.saturating_mul(DRAIN) as u64;
+    if hopeless || (expects && length > limit as u64) {
         return Err(ApiError::BodyTooLarge { limit });
     }
     tokio::select! {

@@ -12,8 +12,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rocmforge_e2e::load;
 use rocmforge_e2e::load::{Plan, measure, quantile};
-use rocmforge_e2e::{load, server};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +43,7 @@ fn soak(number: impl Fn(&str, usize) -> usize) -> ExitCode {
         half_open: number("--half-open", 1000),
         idle: Duration::from_secs(10),
     };
-    let mut server = server::Server::start(&[], &["--model", &load::demo_model()]);
+    let mut server = load::serve_demo();
     let report = load::run(&server, &plan);
     println!("{}", report.text());
     let stopped = load::stop_under_load(&mut server, 16);

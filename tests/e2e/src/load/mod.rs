@@ -114,9 +114,17 @@ pub fn run(server: &Server, plan: &Plan) -> Report {
     report
 }
 
-/// The demo model that loads are made for.
-pub fn demo_model() -> String {
-    repository().join("tests/models/llama-demo-Q8_0.gguf").to_string_lossy().into_owned()
+/// Serves the demo model with a KV cache so small that all of it is soon in use: pages that were never written take no
+/// memory, and would look like a leak when they are.
+pub fn serve_demo() -> Server {
+    let model = repository().join("tests/models/llama-demo-Q8_0.gguf");
+    let config = std::env::temp_dir().join(format!("rocmforge-load-{}.toml", std::process::id()));
+    std::fs::write(&config, "[scheduler]\nkv_cache_mib = 4\n").expect("a folder for temporary files");
+    let (config, model) = (config.to_string_lossy().into_owned(), model.to_string_lossy().into_owned());
+    let server = Server::start(&["--config", &config], &["--model", &model]);
+    // Read by now; one that stays is small.
+    let _ = std::fs::remove_file(&config);
+    server
 }
 
 /// Ends the server while streams run: each has to get to a last event, and the server to exit with 0.
