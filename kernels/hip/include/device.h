@@ -22,18 +22,22 @@
 
 // ---- plain types ----
 
+#if defined(__AMDGCN__) && !defined(RF_TARGET_SIMT)
+// Vectors of the compiler's: arrays of them stay in registers, which arrays of structs do not always.
+typedef uint32_t rf_u32x2 __attribute__((ext_vector_type(2)));
+typedef uint32_t rf_u32x4 __attribute__((ext_vector_type(4)));
+typedef float rf_f32x4 __attribute__((ext_vector_type(4)));
+#else
 struct alignas(8) rf_u32x2 {
     uint32_t x, y;
 };
 struct alignas(16) rf_u32x4 {
     uint32_t x, y, z, w;
 };
-struct alignas(8) rf_f32x2 {
-    float x, y;
-};
 struct alignas(16) rf_f32x4 {
     float x, y, z, w;
 };
+#endif
 
 RF_FN uint32_t rf_bits(float x) {
     uint32_t bits;

@@ -261,19 +261,25 @@ impl Cache {
         Ok(self.folder.join(&job.arch).join(name))
     }
 
-    fn make(&self, job: &Job, toolchain: &Toolchain) -> Result<PathBuf, CompileError> {
-        let image = self.image(job, toolchain)?;
+    fn make(&self, job: &Job, toolchain: &Toolchain, assembly: bool) -> Result<PathBuf, CompileError> {
+        let mut image = self.image(job, toolchain)?;
+        if assembly {
+            image.set_extension("s");
+        }
         if image.exists() {
             return Ok(image);
         }
         let folder = self.folder.join(&job.arch);
         std::fs::create_dir_all(&folder).map_err(io(&folder))?;
-        let include = ["-I".to_owned(), self.sources.join("include").display().to_string()];
+        let mut more = vec!["-I".to_owned(), self.sources.join("include").display().to_string()];
+        if assembly {
+            more.push("-S".to_owned());
+        }
         // Written beside its place and then moved, so that a compilation that was cut short leaves no image.
         let partial = folder.join(format!("{}-{}.partial", job.source, std::process::id()));
         let failed =
             |message| CompileError::Failed { source_name: job.source.clone(), arch: job.arch.clone(), message };
-        toolchain.run(&job.arch, &include, &self.source(job), &partial).map_err(failed)?;
+        toolchain.run(&job.arch, &more, &self.source(job), &partial).map_err(failed)?;
         std::fs::rename(&partial, &image).map_err(io(&image))?;
         Ok(image)
     }
@@ -288,18 +294,33 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, CompileError> {
 
 /// Makes every image that is not there yet, on all processors; the paths are in the order of the jobs.
 pub fn compile_all(cache: &Cache, toolchains: &[Toolchain], jobs: &[Job]) -> Result<Vec<PathBuf>, CompileError> {
+    in_parallel(jobs, |job| {
+        let kind = Kind::of(&job.arch)?;
+        let found = toolchains.iter().find(|t| t.kind == kind);
+        cache.make(job, found.ok_or_else(|| CompileError::UnknownArch(job.arch.clone()))?, false)
+    })
+}
+
+/// The assembly of every job, in their order.
+pub fn assemblies(cache: &Cache, clang: &Toolchain, jobs: &[Job]) -> Result<Vec<String>, CompileError> {
+    in_parallel(jobs, |job| {
+        let path = cache.make(job, clang, true)?;
+        std::fs::read_to_string(&path).map_err(io(&path))
+    })
+}
+
+fn in_parallel<T: Send>(
+    jobs: &[Job],
+    make: impl Fn(&Job) -> Result<T, CompileError> + Sync,
+) -> Result<Vec<T>, CompileError> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new((0..jobs.len()).map(|_| None).collect::<Vec<_>>());
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
     let work = || {
-        while let Some((i, job)) = {
+        loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            jobs.get(i).map(|job| (i, job))
-        } {
-            let made = Kind::of(&job.arch).and_then(|kind| {
-                let found = toolchains.iter().find(|t| t.kind == kind);
-                cache.make(job, found.ok_or_else(|| CompileError::UnknownArch(job.arch.clone()))?)
-            });
+            let Some(job) = jobs.get(i) else { return };
+            let made = make(job);
             if let Ok(mut results) = results.lock() {
                 results[i] = Some(made);
             }

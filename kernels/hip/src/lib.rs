@@ -11,6 +11,7 @@ pub mod compile;
 mod images;
 pub mod launch;
 mod planes;
+pub mod report;
 
 pub use args::*;
 pub use cache::{CacheKind, cache};

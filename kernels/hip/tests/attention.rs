@@ -51,8 +51,8 @@ fn rope_turns_pairs_by_exact_angles() {
                         let mean = row.iter().map(|v| v * v).sum::<f64>() / dim as f64;
                         row.iter_mut().zip(&weight).for_each(|(v, w)| *v *= f64::from(*w) / (mean + 1e-6).sqrt());
                     }
-                    for i in 0..rotary / 2 {
-                        let angle = f64::from(positions[t] as f32 * frequencies[i]);
+                    for (i, frequency) in frequencies.iter().enumerate() {
+                        let angle = f64::from(positions[t] as f32 * frequency);
                         let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + rotary / 2) };
                         let (x, y) = (row[a], row[b]);
                         row[a] = 1.5 * (x * angle.cos() - y * angle.sin());

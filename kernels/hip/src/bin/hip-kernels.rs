@@ -1,12 +1,15 @@
-//! `hip-kernels build --arch gfx1100,simt32,sm_90 --out DIR`: compiles the kernels.
+//! `hip-kernels build --arch gfx1100,simt32,sm_90 --out DIR` compiles the kernels; `hip-kernels report --arch all [--out FILE]`
+//! prints what they take on each GPU target and fails where one breaks a gate.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rocmforge_kernels_hip::compile::{Cache, CompileError, GFX, Kind, Toolchain, compile_all};
+use rocmforge_kernels_hip::report::{document, usage};
 
 const USAGE: &str = "usage: hip-kernels build --arch ARCH[,ARCH..]|all --out DIR
+       hip-kernels report --arch ARCH[,ARCH..]|all [--out FILE]
   ARCH: gfx..., simt32, simt64, sm_...; 'all' is every gfx target";
 
 fn main() -> ExitCode {
@@ -16,14 +19,16 @@ fn main() -> ExitCode {
         arguments.get(at + 1).cloned()
     };
     let result = match (arguments.first().map(String::as_str), value("--arch"), value("--out")) {
-        (Some("build"), Some(archs), Some(out)) => build(&archs, Path::new(&out)),
+        (Some("build"), Some(archs), Some(out)) => build(&archs, Path::new(&out)).map(|()| true),
+        (Some("report"), Some(archs), out) => report(&archs, out.as_deref().map(Path::new)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -37,11 +42,37 @@ fn cache() -> Cache {
     Cache { folder: target.join("hip-images"), sources }
 }
 
-fn build(archs: &str, out: &Path) -> Result<(), CompileError> {
-    let mut archs: Vec<String> = match archs {
+fn expand(archs: &str) -> Vec<String> {
+    match archs {
         "all" => GFX.iter().map(|gfx| (*gfx).to_owned()).collect(),
         list => list.split(',').map(str::to_owned).collect(),
-    };
+    }
+}
+
+/// Prints or writes the table; whether every kernel passes.
+fn report(archs: &str, out: Option<&Path>) -> Result<bool, CompileError> {
+    let (cache, clang) = (cache(), Toolchain::clang()?);
+    let (archs, skipped): (Vec<String>, Vec<String>) =
+        expand(archs).into_iter().partition(|a| clang.supports(a, &cache));
+    for arch in skipped {
+        eprintln!("skipped: {arch}, which {clang} does not know");
+    }
+    let all = usage(&cache, &clang, &archs)?;
+    let text = document(&clang, &archs, &all);
+    match out {
+        Some(path) => {
+            std::fs::write(path, text).map_err(|error| CompileError::Io { path: path.display().to_string(), error })?
+        }
+        None => print!("{text}"),
+    }
+    let failures: Vec<String> = all.iter().flat_map(|u| u.failures()).collect();
+    failures.iter().for_each(|failure| eprintln!("{failure}"));
+    eprintln!("{} kernels on {} targets, {} failures", all.len(), archs.len(), failures.len());
+    Ok(failures.is_empty())
+}
+
+fn build(archs: &str, out: &Path) -> Result<(), CompileError> {
+    let mut archs = expand(archs);
     let cache = cache();
     let mut toolchains: Vec<Toolchain> = vec![];
     for arch in &archs {
