@@ -147,7 +147,7 @@ impl HipExecutable {
             fault: buffer(256, "a flag")?,
             arrived: buffer(self.counter_bytes(), "counters")?,
             metadata_host: pinned(self.metadata_bytes() as usize, "the step's tables")?,
-            inputs_host: pinned(4 * self.input_floats(self.capacity), "inputs")?,
+            inputs_host: pinned(4 * self.input_floats(self.capacity) + 16 * self.plan.inputs.len(), "inputs")?,
             outputs_host: pinned(4 * self.output_floats(self.capacity).1, "outputs")?,
             blocks: self.first_blocks(),
         };

@@ -141,7 +141,12 @@ impl Gpu {
                 self.lose();
             }
             let message = format!("device {}: {what}: {e}", self.facts.id());
-            if e.is_out_of_memory() { Error::out_of_memory(message) } else { Error::device(message) }
+            match (e.is_out_of_memory(), self.is_lost()) {
+                (true, _) => Error::out_of_memory(message),
+                (false, true) => Error::device(message),
+                // The device still answers, so what was asked of it was wrong.
+                (false, false) => Error::internal(message),
+            }
         })
     }
 
