@@ -69,7 +69,7 @@ fn describe(slot: &Slot) -> Model {
     let share = |used: usize, total: usize| used as f64 / total as f64;
     let groups = stats.blocks.iter().filter(|b| b.total > 0);
     let fullest = groups.max_by(|a, b| share(a.used, a.total).total_cmp(&share(b.used, b.total))).cloned();
-    let blocks = fullest.clone().unwrap_or_default();
+    let blocks = fullest.unwrap_or_default();
     Model {
         id: slot.id.clone(),
         state: slot.state(),

@@ -40,5 +40,5 @@ pub fn device(attribute: hipDeviceAttribute_t) -> Option<c_int> {
 /// CUDA's number for a property of a function: those that HIP has in the table are numbered alike.
 pub fn function(attribute: hipFunction_attribute) -> Option<c_int> {
     let known = HIP_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK.0..=HIP_FUNC_ATTRIBUTE_NUM_REGS.0;
-    known.contains(&attribute.0).then(|| attribute.0 as c_int)
+    known.contains(&attribute.0).then_some(attribute.0 as c_int)
 }

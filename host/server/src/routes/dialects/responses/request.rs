@@ -78,7 +78,7 @@ fn rest(fields: Fields) -> Result<(), ApiError> {
         let absent = ABSENT.iter().find(|(name, ..)| *name == key);
         match absent {
             _ if value.is_null() || IGNORED.contains(&key.as_str()) => {}
-            Some((_, same, _)) if value.to_string() == *same => {}
+            Some((_, same, _)) if serde_json::from_str::<Value>(same).is_ok_and(|same| same == value) => {}
             Some((_, _, hint)) => return Err(ApiError::Unsupported { param, hint: (*hint).into() }),
             None => return Err(ApiError::Unknown(param)),
         }
