@@ -166,13 +166,15 @@ fn activation(kind: u32, x: f64) -> f64 {
     }
 }
 
-/// The Maclaurin series; good to 1e-12 where it is used.
+/// The Maclaurin series near 0, where its terms do not cancel, and beyond the continued fraction of erfc.
 fn erf(x: f64) -> f64 {
-    if x.abs() > 5.0 {
-        return x.signum();
+    let a = x.abs();
+    if a > 2.5 {
+        let fraction = (1..80).rev().fold(0.0, |f, k| f64::from(k) / 2.0 / (a + f));
+        return x.signum() * (1.0 - (-a * a).exp() / std::f64::consts::PI.sqrt() / (a + fraction));
     }
     let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
+    for n in 1..100 {
         term *= -x * x / f64::from(n);
         sum += term / f64::from(2 * n + 1);
     }
