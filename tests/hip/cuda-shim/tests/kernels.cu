@@ -16,8 +16,8 @@ extern "C" __global__ void rf_increment(const To a) {
 
 // Turns the block's numbers round through the launch's shared memory, at its far end.
 extern "C" __global__ void rf_turn_in_launch_memory(const To a) {
-    extern __shared__ uint32_t all[];
-    uint32_t *shared = all + a.rounds;
+    extern __shared__ uint32_t mem[];
+    uint32_t *shared = mem + a.rounds;
     uint32_t *to = (uint32_t *)a.to;
     shared[threadIdx.x] = to[threadIdx.x];
     __syncthreads();
