@@ -14,31 +14,38 @@ pub fn library() -> PathBuf {
     own.parent().expect("a folder").join("librocmforge_hip_stand_in.so")
 }
 
-/// Builds the test kernels for both waves, once in a process and its children. `None` without a C compiler.
+/// Builds the test kernels for both waves. `false` without a C compiler, with a line that says so.
+pub fn build(folder: &Path, flags: &[&str]) -> bool {
+    for wave in ["32", "64"] {
+        let status = Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
+            .args(["-O2", "-shared", "-fPIC", "-std=c11", &format!("-DRF_WAVE={wave}")])
+            .args(flags)
+            .arg("-o")
+            .arg(folder.join(format!("{wave}.so")))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels.c"))
+            .status();
+        match status {
+            Ok(status) => assert!(status.success(), "the test kernels do not compile"),
+            Err(error) => {
+                println!("skipped: no C compiler: {error}");
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Builds the test kernels once in a process and its children. `None` without a C compiler.
 fn images() -> Option<&'static PathBuf> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let build = || {
+    let once = || {
         if let Some(folder) = std::env::var_os("STAND_IN_TEST_IMAGES") {
             return Some(PathBuf::from(folder));
         }
         let folder = tempfile::tempdir().expect("a temporary folder").keep();
-        for wave in ["32", "64"] {
-            let status = Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
-                .args(["-O2", "-shared", "-fPIC", "-std=c11", &format!("-DRF_WAVE={wave}"), "-o"])
-                .arg(folder.join(format!("{wave}.so")))
-                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels.c"))
-                .status();
-            match status {
-                Ok(status) => assert!(status.success(), "the test kernels do not compile"),
-                Err(error) => {
-                    println!("skipped: no C compiler: {error}");
-                    return None;
-                }
-            }
-        }
-        Some(folder)
+        build(&folder, &[]).then_some(folder)
     };
-    FOLDER.get_or_init(build).as_ref()
+    FOLDER.get_or_init(once).as_ref()
 }
 
 /// The image for waves of this many lanes.
