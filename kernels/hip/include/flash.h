@@ -16,6 +16,12 @@ struct RfFlash {
     static constexpr uint32_t stride = D + 8, p_stride = POS + 8;
     static constexpr uint32_t ts = POS / 16 / WD, to = D / 16 / WD; // tiles of a wave: scores, values
     static constexpr uint32_t chunks = POS * D / 8 / threads;
+    // Keys and values a whole tile ahead, where there are registers for it.
+#if defined(__AMDGCN__)
+    static constexpr bool ahead = false;
+#else
+    static constexpr bool ahead = true;
+#endif
 
     struct Shared {
         alignas(16) uint16_t q[rows * stride];
@@ -118,15 +124,24 @@ struct RfFlash {
         }
         rf_barrier();
         if (any) {
-            load(keys, shared, 0, false);
-            load(values, shared, 0, true);
+            if (ahead) {
+                load(keys, shared, 0, false);
+                load(values, shared, 0, true);
+            }
         }
         for (uint32_t turn = 1; tile < last; tile += POS, turn ^= 1) {
+            if (!ahead) {
+                load(keys, shared, turn ^ 1, false);
+            }
             store(keys, shared);
             place(shared, turn, tile + POS, last, block);
             block = look_up(tile + 2 * POS, last);
             rf_barrier();
-            load(keys, shared, turn, false);
+            if (ahead) {
+                load(keys, shared, turn, false);
+            } else {
+                load(values, shared, turn ^ 1, true);
+            }
             RfAcc score[ts] = {};
             RF_UNROLL_K
             for (uint32_t k = 0; k < D / 16; k++) {
@@ -168,7 +183,9 @@ struct RfFlash {
             rf_barrier();
             store(values, shared);
             rf_barrier();
-            load(values, shared, turn, true);
+            if (ahead) {
+                load(values, shared, turn, true);
+            }
 #pragma unroll
             for (uint32_t j = 0; j < to; j++) {
 #pragma unroll

@@ -10,8 +10,8 @@
 
 constexpr uint32_t RF_ACC = 256 / RF_WAVE;
 
-// How far loops over k are unrolled. Without a matrix unit a product is hundreds of instructions already.
-#if defined(__AMDGCN__) && !defined(__GFX9__) && !defined(__GFX11__) && !defined(__GFX12__)
+// How far loops over k are unrolled. On amdgcn the compiler would load the tiles of all k first, more than there are registers.
+#if defined(__AMDGCN__) && !defined(RF_TARGET_SIMT)
 #define RF_UNROLL_K _Pragma("unroll 1")
 #else
 #define RF_UNROLL_K _Pragma("unroll")
