@@ -208,7 +208,12 @@ fn activations_follow_their_formulas() {
             for (x, y) in x.iter().zip(&found) {
                 let expected = activation(kind, f64::from(*x));
                 let error = (f64::from(*y) - expected).abs();
-                assert!(error <= 2e-6 * expected.abs().max(0.05), "kind {kind} at {x}: expected {expected}, found {y}");
+                // Far below zero the result is half of x times what rounding erf or tanh, and one more of them, leaves.
+                let rounding = f64::from(f32::EPSILON) * f64::from(x.abs().min(10.0)) / 2.0;
+                assert!(
+                    error <= 2e-6 * expected.abs().max(0.05) + rounding,
+                    "kind {kind} at {x}: expected {expected}, found {y}"
+                );
             }
             if kind < 8 {
                 let args = RfGatedArgs {

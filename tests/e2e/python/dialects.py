@@ -23,7 +23,7 @@ def fails(kind, call):
 
 def messages():
     client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
-    options = {"model": MODEL, "max_tokens": 16, "messages": QUESTION, "temperature": 0}
+    options = {"model": MODEL, "max_tokens": 16, "messages": QUESTION, "extra_body": {"temperature": 0}}
     message = client.messages.create(**options)
     text = message.content[0].text
     assert (message.type, message.role, message.stop_reason) == ("message", "assistant", "end_turn"), message

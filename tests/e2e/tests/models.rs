@@ -45,7 +45,7 @@ fn answer(server: &Server, model: &str) -> String {
 #[test]
 fn no_request_is_lost_while_models_take_turns_in_memory() {
     // Room for one, or for two, but never for all three.
-    let server = server("turns", 100);
+    let server = server("turns", 80);
     for (id, state, context) in states(&server) {
         assert_eq!(state, "unloaded", "{id}");
         assert!(context >= 256, "{id} says {context}");
