@@ -30,8 +30,10 @@ fn program_of(width: usize) -> Result<Program, ProgramError> {
     let ids = b.input(InputSource::TokenIds)?;
     let x = b.push(Op::Embed { ids, table, scale: 1.0 })?;
     b.set_layer(Some(0));
-    let q = b.push(Op::Reshape { x, dims: vec![1, width] })?;
-    let cache = b.cache(1, width, width, None);
+    // A backend may limit a head's size, so that a wide program has many heads.
+    let head = width.min(64);
+    let q = b.push(Op::Reshape { x, dims: vec![width / head, head] })?;
+    let cache = b.cache(width / head, head, head, None);
     let (k, v, scale) = (Some(q), Some(q), 0.5);
     let y = b.push(Op::Attention(Attention { q, k, v, cache, scale, window: None, softcap: None, sinks: None }))?;
     let y = b.push(Op::Reshape { x: y, dims: vec![width] })?;
