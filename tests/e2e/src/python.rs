@@ -14,7 +14,7 @@ pub fn run(program: &str, args: &[&str]) -> (bool, String) {
 
 /// A Python with the official client and a validator of JSON schemas.
 pub fn with_client() -> Option<String> {
-    environment("python-clients", &["openai>=2,<4", "jsonschema>=4"], "import openai, jsonschema")
+    environment("python-clients", &["openai>=2,<4", "jsonschema>=4", "httpx>=0.27"], "import openai, jsonschema, httpx")
 }
 
 /// A Python with libraries that speak to the API through adapters of their own.
@@ -31,7 +31,7 @@ pub fn with_dialects() -> Option<String> {
 
 /// A Python with lm-eval.
 pub fn with_lm_eval() -> Option<String> {
-    environment("python-lm-eval", &["lm-eval[api]>=0.4.10"], "import lm_eval, tenacity")
+    environment("python-lm-eval", &["lm-eval[api]>=0.4.10", "httpx>=0.27"], "import lm_eval, tenacity, httpx")
 }
 
 /// A virtual environment with these packages that can run `imports`, made once.

@@ -84,13 +84,49 @@ fn json_rule(schema: &Value, lenient: bool) -> String {
     format!("%json {schema}")
 }
 
-/// Arguments are an object, also where the schema does not say so.
+/// Arguments are an object, also where the schema does not say so, and have no other members than those that it names.
 fn with_object(schema: &Value) -> Value {
     let mut schema = schema.clone();
     if let Some(members) = schema.as_object_mut() {
         members.entry("type").or_insert_with(|| "object".into());
     }
+    close(&mut schema);
     schema
+}
+
+/// Forbids what a schema does not name where it neither says what else there may be nor is combined with another one.
+/// Functions take no other arguments, and a model that is free to invent members may never come to an end.
+fn close(schema: &mut Value) {
+    const OPEN: &[&str] = &[
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "$ref",
+        "$dynamicRef",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "dependentSchemas",
+    ];
+    let Some(members) = schema.as_object_mut() else { return };
+    let named = members.get("properties").is_some_and(Value::is_object);
+    if named && !OPEN.iter().any(|key| members.contains_key(*key)) {
+        // A member that must be there has to be allowed.
+        let all = members.get("required").and_then(Value::as_array).is_none_or(|required| {
+            required.iter().filter_map(Value::as_str).all(|name| members["properties"].get(name).is_some())
+        });
+        if all {
+            members.insert("additionalProperties".into(), false.into());
+        }
+    }
+    if let Some(Value::Object(properties)) = members.get_mut("properties") {
+        properties.values_mut().for_each(close);
+    }
+    if let Some(items) = members.get_mut("items") {
+        close(items);
+    }
 }
 
 #[cfg(test)]
@@ -190,5 +226,24 @@ mod tests {
         let file = rocmforge_gguf::GgufFile::open(path.as_ref()).expect("the fixture");
         let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
         assert_eq!(grammar(&request(json!("auto"), true), Format::Tagged, &tokenizer), None);
+    }
+
+    #[test]
+    fn arguments_are_those_that_the_schema_names() {
+        let check = |schema: Value, expected: Value| assert_eq!(with_object(&schema), expected, "{schema}");
+        let closed =
+            |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
+        check(json!({}), json!({"type": "object"}));
+        check(json!({"type": "object", "properties": {}}), closed(json!({})));
+        check(json!({"properties": {"a": {"type": "string"}}}), closed(json!({"a": {"type": "string"}})));
+        let inner = json!({"type": "array", "items": {"type": "object", "properties": {"b": {}}}});
+        let inner_closed = json!({"type": "array", "items": closed(json!({"b": {}}))});
+        check(json!({"type": "object", "properties": {"a": inner}}), closed(json!({"a": inner_closed})));
+        let same = |schema: Value| check(schema.clone(), schema);
+        same(json!({"type": "object", "properties": {"a": {}}, "additionalProperties": true}));
+        same(json!({"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "string"}}));
+        same(json!({"type": "object", "properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}));
+        same(json!({"type": "object", "properties": {"a": {}}, "patternProperties": {"^x": {}}}));
+        same(json!({"type": "object", "properties": {"a": {}}, "required": ["a", "b"]}));
     }
 }
