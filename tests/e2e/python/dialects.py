@@ -52,7 +52,7 @@ def messages():
     tool = {"name": "add", "description": "adds", "input_schema": {
         "type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
         "required": ["a", "b"], "additionalProperties": False}}
-    called = client.messages.create(**options | {"max_tokens": 64}, tools=[tool], tool_choice={"type": "tool", "name": "add"})
+    called = client.messages.create(**options | {"max_tokens": 400}, tools=[tool], tool_choice={"type": "tool", "name": "add"})
     uses = [block for block in called.content if block.type == "tool_use"]
     assert uses and uses[0].name == "add" and set(uses[0].input) == {"a", "b"}, called
     assert called.stop_reason == "tool_use", called
@@ -63,7 +63,7 @@ def messages():
 
     error = fails(anthropic.NotFoundError, lambda: client.messages.create(**options | {"model": "none"}))
     assert error.body["type"] == "error" and error.body["error"]["type"] == "not_found_error", error.body
-    error = fails(anthropic.BadRequestError, lambda: client.messages.create(**options | {"temperature": 9}))
+    error = fails(anthropic.BadRequestError, lambda: client.messages.create(**options | {"extra_body": {"temperature": 9}}))
     assert "temperature" in error.body["error"]["message"], error.body
     print("anthropic: ok")
 
@@ -97,12 +97,12 @@ def responses():
     cut = client.responses.create(**options | {"max_output_tokens": 1})
     assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens"), cut
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
-    strict = client.responses.create(**options | {"max_output_tokens": 64}, text={"format": {
+    strict = client.responses.create(**options | {"max_output_tokens": 400}, text={"format": {
         "type": "json_schema", "name": "sum", "schema": schema, "strict": True}})
     assert list(json.loads(strict.output_text)) == ["sum"], strict.output_text
     tool = {"type": "function", "name": "add", "strict": True, "parameters": {
         "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}
-    called = client.responses.create(**options | {"max_output_tokens": 64}, tools=[tool], tool_choice="required")
+    called = client.responses.create(**options | {"max_output_tokens": 400}, tools=[tool], tool_choice="required")
     calls = [item for item in called.output if item.type == "function_call"]
     assert calls and calls[0].name == "add" and list(json.loads(calls[0].arguments)) == ["a"], called
     answered = client.responses.create(**options | {"input": [
@@ -135,7 +135,7 @@ def local():
     cut = client.generate(model=MODEL, prompt="What is 14 + 74?", options=options | {"num_predict": 1})
     assert cut.done_reason == "length", cut
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
-    strict = client.chat(model=MODEL, messages=QUESTION, options=options | {"num_predict": 64}, format=schema)
+    strict = client.chat(model=MODEL, messages=QUESTION, options=options | {"num_predict": 400}, format=schema)
     assert list(json.loads(strict.message.content)) == ["sum"], strict
 
     listed = client.list().models
