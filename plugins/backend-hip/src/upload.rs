@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rocmforge_kernels_hip::{Planes, launch};
-use rocmforge_sdk::{Error, Result, log};
+use rocmforge_sdk::{Error, ErrorKind, Result, log};
 
 use crate::gpu::Gpu;
 use crate::memory::{DeviceBuffer, Pinned, Stream};
@@ -14,13 +14,36 @@ use crate::memory::{DeviceBuffer, Pinned, Stream};
 const LANES: usize = 3;
 
 /// Bytes of a piece at most.
-const PIECE: usize = 16 << 20;
+const PIECE: u64 = 16 << 20;
+
+/// Bytes of a piece at least: many blocks of every type of weights.
+const LEAST: u64 = 64 << 10;
 
 struct Lane {
     stream: Stream,
     pinned: Pinned,
     /// Holds the file's layout until its fields are in planes.
     staged: DeviceBuffer,
+}
+
+impl Lane {
+    fn new(gpu: &Arc<Gpu>, piece: u64) -> Result<Lane> {
+        Ok(Lane {
+            stream: Stream::new(gpu)?,
+            pinned: Pinned::new(gpu, piece as usize, "staging of weights")?,
+            staged: DeviceBuffer::new(gpu, piece, "staging of weights")?,
+        })
+    }
+}
+
+/// Bytes of a piece of so many bytes in all: those in flight are no more than there are.
+fn first_piece(total: u64) -> u64 {
+    (total / LANES as u64).clamp(LEAST, PIECE).next_multiple_of(4096)
+}
+
+/// The size to try after one that did not fit.
+fn smaller(piece: u64) -> Option<u64> {
+    (piece > LEAST).then(|| (piece / 2).max(LEAST).next_multiple_of(4096))
 }
 
 /// Where plain bytes of a weight go.
@@ -42,17 +65,19 @@ pub(crate) struct Uploader {
 }
 
 impl Uploader {
-    /// For so many bytes in all.
+    /// For so many bytes in all. Where the device has little memory beside the weights, pieces are smaller.
     pub(crate) fn new(gpu: &Arc<Gpu>, total: u64, patience: Duration) -> Result<Uploader> {
-        let piece = (PIECE as u64).min(total.max(4096)).next_multiple_of(4096);
-        let lane = || {
-            Ok(Lane {
-                stream: Stream::new(gpu)?,
-                pinned: Pinned::new(gpu, piece as usize, "staging of weights")?,
-                staged: DeviceBuffer::new(gpu, piece, "staging of weights")?,
-            })
+        let mut piece = first_piece(total);
+        let lanes = loop {
+            let lanes = (0..LANES).map(|_| Lane::new(gpu, piece)).collect::<Result<Vec<Lane>>>();
+            match (lanes, smaller(piece)) {
+                (Err(e), Some(less)) if e.kind == ErrorKind::OutOfMemory => {
+                    log!(Debug, "{e}; next with pieces of {less} bytes");
+                    piece = less;
+                }
+                (lanes, _) => break lanes?,
+            }
         };
-        let lanes = (0..LANES).map(|_| lane()).collect::<Result<Vec<Lane>>>()?;
         let (next, done, logged, start) = (0, 0, 0, Instant::now());
         Ok(Uploader { gpu: Arc::clone(gpu), lanes, next, patience, total, done, logged, start })
     }
@@ -69,7 +94,7 @@ impl Uploader {
     /// Queues rows of a matrix: `bytes`, blocks of the file's layout, become its blocks from `first` on.
     pub(crate) fn matrix(&mut self, planes: &Planes, mut first: u64, bytes: &[u8]) -> Result<()> {
         let (wave, block) = (self.gpu.facts.wave, planes.dtype.layout().block_bytes);
-        let most = self.lanes.first().map_or(PIECE, |l| l.pinned.len()) / block * block;
+        let most = self.lanes.first().map_or(PIECE as usize, |l| l.pinned.len()) / block * block;
         if most == 0 {
             return Err(Error::internal("a block larger than the staging buffer"));
         }
@@ -93,7 +118,7 @@ impl Uploader {
     /// Queues plain bytes.
     pub(crate) fn plain(&mut self, target: &Target<'_>, bytes: &[u8]) -> Result<()> {
         let mut offset = target.offset;
-        let most = self.lanes.first().map_or(PIECE, |l| l.pinned.len());
+        let most = self.lanes.first().map_or(PIECE as usize, |l| l.pinned.len());
         for piece in bytes.chunks(most) {
             let lane = self.lane()?;
             lane.pinned.bytes_mut()[..piece.len()].copy_from_slice(piece);
@@ -128,5 +153,24 @@ impl Drop for Uploader {
         for lane in &self.lanes {
             let _ = lane.stream.wait(self.patience);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_get_smaller_down_to_the_least() {
+        let check = |total, expected: &[u64]| {
+            let sizes: Vec<u64> = std::iter::successors(Some(first_piece(total)), |&piece| smaller(piece)).collect();
+            assert_eq!(sizes, expected, "{total}");
+        };
+        check(0, &[64 << 10]);
+        check(3 * (200 << 10), &[200 << 10, 100 << 10, 64 << 10]);
+        check(3 * (65 << 10), &[68 << 10, 64 << 10]);
+        let halves: Vec<u64> = (0..9).map(|n| (16 << 20) >> n).collect();
+        check(1 << 40, &halves);
+        check(u64::MAX, &halves);
     }
 }
