@@ -3,6 +3,7 @@
 
 mod cases;
 mod far;
+pub mod hip;
 pub mod load;
 pub mod python;
 mod quantised;
