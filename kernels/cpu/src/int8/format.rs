@@ -1,7 +1,9 @@
 //! How codes and scales of interleaved weights lie in memory.
 //!
-//! Sixteen weight rows are a group. Its scales come first, then its codes, in blocks of 32 columns. Codes are unsigned
-//! and lie in vectors of 64 bytes, four bytes for each of the 16 rows: four neighbouring columns, called a quad. Codes
+//! Sixteen weight rows are a group. It is a sequence of units, each as many columns as a block of the file: first the
+//! unit's scales, then its codes, so that a product reads one stream of memory from the first byte to the last, which
+//! processors fetch ahead by themselves; with scales and codes apart one core reads half as fast. Codes come in blocks of
+//! 32 columns. They are unsigned and lie in vectors of 64 bytes, four bytes for each of the 16 rows: four neighbouring columns, called a quad. Codes
 //! of fewer bits share a byte with those of other quads of the block, at the same row and column within the quad.
 //! Scales and minima lie in vectors of one number per row.
 

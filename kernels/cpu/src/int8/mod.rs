@@ -59,8 +59,7 @@ impl ForPacking for GroupBytes {
     type Out = Option<usize>;
 
     fn format<P: Packing>(self) -> Option<usize> {
-        let (scales, codes) = group_bytes::<P>(self.0);
-        Some(scales + codes)
+        Some(group_bytes::<P>(self.0))
     }
 
     fn none(self) -> Option<usize> {

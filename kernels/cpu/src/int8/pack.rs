@@ -250,22 +250,25 @@ fn unpack(dtype: DType, block: &[u8], out: &mut Block) {
     }
 }
 
-/// Bytes of the scales and of the codes of a group with rows of `cols`.
-pub(crate) fn group_bytes<P: Packing>(cols: usize) -> (usize, usize) {
-    let blocks = cols / BLOCK;
-    let scales = blocks / P::K::BLOCKS * P::K::BYTES;
-    (scales.next_multiple_of(64), blocks * code_bytes::<P::C>())
+/// Bytes of a unit of a group: its scales, then its codes.
+pub(crate) const fn unit_bytes<P: Packing>() -> usize {
+    P::K::BYTES + P::K::BLOCKS * code_bytes::<P::C>()
+}
+
+/// Bytes of a group with rows of `cols`.
+pub(crate) fn group_bytes<P: Packing>(cols: usize) -> usize {
+    cols / (BLOCK * P::K::BLOCKS) * unit_bytes::<P>()
 }
 
 /// Interleaves up to 16 rows of the file to a group, whose bytes are zeros. Rows that do not exist have zero scales.
 #[inline(always)]
 pub(crate) fn pack_group<P: Packing>(dtype: DType, rows: &[u8], row_bytes: usize, cols: usize, out: &mut [u8]) {
-    let (scales, codes) = out.split_at_mut(group_bytes::<P>(cols).0);
+    debug_assert_eq!(out.len(), group_bytes::<P>(cols));
     let file_block = dtype.layout().block_bytes;
     let code_bytes = code_bytes::<P::C>();
     let mut blocks = [Block { codes: [0; 256], factors: [[0; 2]; 2], scales: [0; 16], mins: [0; 16] }; ROWS];
-    let units = scales.chunks_exact_mut(P::K::BYTES).zip(codes.chunks_exact_mut(P::K::BLOCKS * code_bytes));
-    for (unit, (scales, codes)) in units.enumerate() {
+    for (unit, out) in out.chunks_exact_mut(unit_bytes::<P>()).enumerate() {
+        let (scales, codes) = out.split_at_mut(P::K::BYTES);
         // One unit of all rows after the other, so that what is written stays in the first-level cache.
         for (row, block) in rows.chunks_exact(row_bytes).zip(&mut blocks) {
             unpack(dtype, &row[unit * file_block..(unit + 1) * file_block], block);

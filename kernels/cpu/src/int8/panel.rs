@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::activations::{BLOCK_BYTES, TILE, row_bytes, tiles};
 use super::format::{BLOCK, Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
-use super::pack::group_bytes;
+use super::pack::{group_bytes, unit_bytes};
 use super::product::{Product, block};
 use super::scales::{Form, Scales};
 use super::simd::{Int8, Kernel8, Token8};
@@ -57,8 +57,7 @@ impl<P: Packing> Kernel8 for PanelsOf<'_, '_, P> {
     #[inline(always)]
     fn run<S: Int8>(mut self, s: S) {
         let Product { rows, cols, weights, x, n, .. } = self.task;
-        let (scales, codes) = group_bytes::<P>(cols);
-        assert!(weights.len() >= rows.div_ceil(ROWS) * (scales + codes) && x.len() >= n * row_bytes(cols));
+        assert!(weights.len() >= rows.div_ceil(ROWS) * group_bytes::<P>(cols) && x.len() >= n * row_bytes(cols));
         assert!(4 * self.scratch.len() >= SCRATCH);
         let chunks = cols.div_ceil(DEPTH);
         for first in (0..n).step_by(ROWS_OF_X) {
@@ -92,7 +91,7 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
             let x = &x[blocks.start * height * BLOCK_BYTES..blocks.end * height * BLOCK_BYTES];
             let bias = bias.filter(|_| start + DEPTH >= cols);
             let place = Place { first, column, valid, begin: start == 0, bias };
-            let ahead = (tile == 0).then_some((ahead, code_bytes::<P::C>()));
+            let ahead = (tile == 0).then_some((ahead, unit_bytes::<P>() / P::K::BLOCKS));
             s.enter(Tile::<<P::C as Codes>::Products, <P::K as Scales>::Form> {
                 task: self.task,
                 panel,
@@ -107,7 +106,7 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
 
     /// Unpacks blocks of the `valid` rows from `column` on: of each block the codes, quad by quad and in each the
     /// vectors, then the scales and the minima of the parts, each as vectors of f32. Rows of vectors that do not exist
-    /// become zeros. Gives the places of the codes of the next blocks.
+    /// become zeros. Gives the places of the next blocks.
     /// # Safety
     /// `panel` is writable for as many blocks, and the weights hold them.
     #[inline(always)]
@@ -120,7 +119,7 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
         panel: *mut u8,
     ) -> [*const u8; 2] {
         let mut ahead = [panel.cast_const(); 2];
-        let (scale_bytes, all_codes) = group_bytes::<P>(self.task.cols);
+        let group_bytes = group_bytes::<P>(self.task.cols);
         let (vectors, vector, stride) = (S::VECTORS, 4 * S::LANES, block_bytes::<S, <P::K as Scales>::Form>());
         for (v, ahead) in ahead.iter_mut().enumerate().take(vectors) {
             let (group, lane) = ((column + v * S::LANES) / ROWS, (column + v * S::LANES) % ROWS);
@@ -134,14 +133,13 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
                     }
                     continue;
                 }
-                let from = self.task.weights.as_ptr().add(group * (scale_bytes + all_codes));
-                *ahead = from.wrapping_add(scale_bytes + blocks.end * code_bytes::<P::C>());
+                let from = self.task.weights.as_ptr().add(group * group_bytes);
+                *ahead = from.wrapping_add(blocks.end / P::K::BLOCKS * unit_bytes::<P>());
                 for unit in blocks.start / P::K::BLOCKS..blocks.end / P::K::BLOCKS {
-                    let scales = from.add(unit * P::K::BYTES);
+                    let scales = from.add(unit * unit_bytes::<P>());
                     let head = P::K::head(s, scales, lane);
                     for b in 0..P::K::BLOCKS {
-                        let block = (unit * P::K::BLOCKS + b) * code_bytes::<P::C>();
-                        let codes = from.add(scale_bytes + block + 4 * lane);
+                        let codes = scales.add(P::K::BYTES + b * code_bytes::<P::C>() + 4 * lane);
                         let mut put = |x| {
                             s.store(to.cast(), x);
                             to = to.add(vectors * vector);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::activations::{BLOCK_BYTES, Numbers, place, row_bytes};
 use super::format::{Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
-use super::pack::group_bytes;
+use super::pack::{group_bytes, unit_bytes};
 use super::scales::{Form, Scales};
 use super::simd::{Int8, Kernel8, Token8};
 use crate::shared::SharedMut;
@@ -63,64 +63,61 @@ impl<P: Packing> Kernel8 for OneRowOf<'_, '_, P> {
     #[inline(always)]
     fn run<S: Int8>(self, s: S) {
         let t = self.task;
-        let (scale_bytes, codes) = group_bytes::<P>(t.cols);
-        let bytes = scale_bytes + codes;
+        let bytes = group_bytes::<P>(t.cols);
         assert!(t.weights.len() >= self.range.end * bytes && t.x.len() >= row_bytes(t.cols));
         for group in self.range {
-            let (scales, codes) = t.weights[group * bytes..(group + 1) * bytes].split_at(scale_bytes);
-            let valid = ROWS.min(t.rows - group * ROWS);
-            for lane in (0..valid).step_by(S::LANES) {
-                // SAFETY: the bytes are those of a group and of a row.
-                let sums = unsafe { dot::<S, P>(s, scales.as_ptr(), codes.as_ptr(), lane, t.cols, t.x.as_ptr()) };
-                let mut results = [0.0; 16];
-                // SAFETY: at most 16 lanes.
-                unsafe { s.store(results.as_mut_ptr(), sums) };
-                let columns = group * ROWS + lane..group * ROWS + valid.min(lane + S::LANES);
-                if let Some(bias) = t.bias {
-                    results.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, b)| *y += b);
+            let weights = t.weights[group * bytes..(group + 1) * bytes].as_ptr();
+            let mut results = [0.0; ROWS];
+            // SAFETY: the bytes are those of a group and of a row; the vectors are as long as the results.
+            unsafe {
+                match ROWS / S::LANES {
+                    1 => dot::<S, P, 1>(s, weights, t.cols, t.x.as_ptr(), &mut results),
+                    _ => dot::<S, P, 2>(s, weights, t.cols, t.x.as_ptr(), &mut results),
                 }
-                // SAFETY: these columns of the output belong to the task that has this group.
-                let out = unsafe { t.out.part(columns) };
-                out.copy_from_slice(&results[..out.len()]);
             }
+            let columns = group * ROWS..t.rows.min((group + 1) * ROWS);
+            if let Some(bias) = t.bias {
+                results.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, b)| *y += b);
+            }
+            // SAFETY: these columns of the output belong to the task that has this group.
+            let out = unsafe { t.out.part(columns) };
+            out.copy_from_slice(&results[..out.len()]);
         }
     }
 }
 
-/// Weight rows from `lane` of a group on, times a row of x.
+/// The weight rows of a group, `V` vectors of them, times a row of x.
 /// # Safety
-/// The pointers are readable for the scales and codes of a group and for a row of `cols`.
+/// The pointers are readable for a group and for a row of `cols`; `V` vectors are a group's rows.
 #[inline(always)]
-unsafe fn dot<S: Int8, P: Packing>(
+unsafe fn dot<S: Int8, P: Packing, const V: usize>(
     s: S,
-    mut scales: *const u8,
-    codes: *const u8,
-    lane: usize,
+    mut weights: *const u8,
     cols: usize,
     mut x: *const u8,
-) -> S::F {
-    let mut sums = [[s.as_f32(s.zero())]];
+    results: &mut [f32; ROWS],
+) {
+    let mut sums = [[s.as_f32(s.zero())]; V];
     // SAFETY: the caller's contract; an address that is only prefetched may be any.
     unsafe {
-        let mut codes = codes.add(4 * lane);
         for _ in 0..cols / (32 * P::K::BLOCKS) {
-            let head = P::K::head(s, scales, lane);
+            let mut heads = [[s.as_f32(s.zero()); 2]; V];
+            heads.iter_mut().enumerate().for_each(|(v, head)| *head = P::K::head(s, weights, v * S::LANES));
+            let mut codes = weights.add(P::K::BYTES);
             for b in 0..P::K::BLOCKS {
-                if lane == 0 {
-                    for v in 0..P::C::VECTORS {
-                        s.prefetch(codes.wrapping_add(AHEAD + 64 * v));
-                    }
-                }
-                let quad = |quad, _| P::C::quad(s, codes, lane, quad);
-                let scale = |part, _| P::K::get(s, scales, lane, head, (b, part));
-                block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, 1, 1>(s, quad, scale, x, &mut sums);
+                let bytes = unit_bytes::<P>() / P::K::BLOCKS;
+                let ahead = weights.wrapping_add(AHEAD + b * bytes);
+                (0..bytes).step_by(64).for_each(|line| s.prefetch(ahead.wrapping_add(line)));
+                let quad = |quad, v: usize| P::C::quad(s, codes.add(4 * v * S::LANES), v * S::LANES, quad);
+                let scale = |part, v: usize| P::K::get(s, weights, v * S::LANES, heads[v], (b, part));
+                block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, V, 1>(s, quad, scale, x, &mut sums);
                 codes = codes.add(code_bytes::<P::C>());
                 x = x.add(BLOCK_BYTES);
             }
-            scales = scales.add(P::K::BYTES);
+            weights = weights.add(unit_bytes::<P>());
         }
+        sums.iter().enumerate().for_each(|(v, [sum])| s.store(results.as_mut_ptr().add(v * S::LANES), *sum));
     }
-    sums[0][0]
 }
 
 /// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x. `codes` gives those of

@@ -153,7 +153,7 @@ impl Int8 for Vnni512 {
         #[pointer] fn i8s(p: *const u8) -> __m512 = {
             _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
         };
-        fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(p.cast());
         #[pointer] fn floats(p: *const f32) -> __m512 = _mm512_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m512) -> () = _mm512_storeu_ps(p, a);
     }
@@ -229,7 +229,7 @@ impl Int8 for Avx2 {
         #[pointer] fn i8s(p: *const u8) -> __m256 = {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
         };
-        fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(p.cast());
         #[pointer] fn floats(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a);
     }
