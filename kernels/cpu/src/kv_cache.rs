@@ -2,6 +2,9 @@ use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
 use crate::simd::{Kernel, Simd};
 
+/// Elements that share a scale in a cache of 8 bits.
+pub(crate) const GROUP: usize = 32;
+
 /// Element type of a [`KvCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
@@ -9,15 +12,24 @@ pub enum KvType {
     F32,
     /// Half precision: half the memory, keys and values rounded to 11 bits.
     F16,
+    /// 8 bits with an f16 scale for each 32 elements of a key or value: a bit more than a quarter of the memory.
+    Q8,
 }
 
 impl KvType {
-    /// Bytes per element.
-    pub fn bytes(self) -> usize {
+    /// Bytes per element, without scales.
+    pub(crate) fn bytes(self) -> usize {
         match self {
             KvType::F32 => 4,
             KvType::F16 => 2,
+            KvType::Q8 => 1,
         }
+    }
+
+    /// Bytes of `tokens` keys or values of `dim` elements; `None` if they overflow.
+    fn row_bytes(self, tokens: usize, dim: usize) -> Option<usize> {
+        let scales = if self == KvType::Q8 { dim.div_ceil(GROUP).checked_mul(2)? } else { 0 };
+        dim.checked_mul(self.bytes())?.checked_add(scales)?.checked_mul(tokens)
     }
 }
 
@@ -37,14 +49,14 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block.
     pub fn block_bytes(&self, kind: KvType) -> u64 {
-        [self.heads, self.key_dim.saturating_add(self.value_dim), self.block_size, kind.bytes()]
-            .iter()
-            .fold(1u64, |n, &d| n.saturating_mul(d as u64))
+        let head = |dim| kind.row_bytes(self.block_size, dim).map_or(u64::MAX, |n| n as u64);
+        head(self.key_dim).saturating_add(head(self.value_dim)).saturating_mul(self.heads as u64)
     }
 }
 
-/// Keys and values of one layer in blocks: `[blocks, heads, block_size, dim]`, so that attention reads the tokens of a
-/// head one after the other.
+/// Keys and values of one layer in blocks, of each block head after head, so that attention reads the tokens of a head
+/// one after the other: keys `[key_dim, block_size]`, values `[block_size, value_dim]`. In 8 bits their scales follow,
+/// `[key_dim / 32, block_size]` and `[block_size, value_dim / 32]`.
 #[derive(Debug)]
 pub struct KvCache {
     pub(crate) shape: KvShape,
@@ -57,9 +69,7 @@ pub struct KvCache {
 impl KvCache {
     /// A cache of `blocks` blocks; `None` if there is not enough memory.
     pub fn new(shape: KvShape, kind: KvType, blocks: usize) -> Option<KvCache> {
-        let bytes = |dim: usize| {
-            [shape.heads, shape.block_size, dim, kind.bytes()].iter().try_fold(blocks, |n, &d| n.checked_mul(d))
-        };
+        let bytes = |dim: usize| kind.row_bytes(shape.block_size, dim)?.checked_mul(shape.heads)?.checked_mul(blocks);
         let (keys, values) = (zeroed(bytes(shape.key_dim)?)?, zeroed(bytes(shape.value_dim)?)?);
         Some(KvCache { shape, kind, blocks, keys, values })
     }
@@ -69,18 +79,15 @@ impl KvCache {
         self.blocks
     }
 
-    /// Keys of a head in a block, `[block_size, key_dim]`.
+    /// Keys of a head in a block.
     pub(crate) fn keys(&self, block: usize, head: usize) -> &[u8] {
-        part(
-            &self.keys,
-            block * self.shape.heads + head,
-            self.shape.block_size * self.shape.key_dim * self.kind.bytes(),
-        )
+        let len = self.kind.row_bytes(self.shape.block_size, self.shape.key_dim).unwrap_or(0);
+        part(&self.keys, block * self.shape.heads + head, len)
     }
 
-    /// Values of a head in a block, `[block_size, value_dim]`.
+    /// Values of a head in a block.
     pub(crate) fn values(&self, block: usize, head: usize) -> &[u8] {
-        let len = self.shape.block_size * self.shape.value_dim * self.kind.bytes();
+        let len = self.kind.row_bytes(self.shape.block_size, self.shape.value_dim).unwrap_or(0);
         part(&self.values, block * self.shape.heads + head, len)
     }
 
@@ -98,8 +105,10 @@ impl KvCache {
             return Err(KernelError::mismatch("slot of the cache", format!("below {most}"), bad));
         }
         let (kind, isa) = (self.kind, cpu.isa());
-        isa.run(Scatter { from: keys, to: &mut self.keys, slots, kind, heads, block_size, dim: key_dim });
-        isa.run(Scatter { from: values, to: &mut self.values, slots, kind, heads, block_size, dim: value_dim });
+        let keys = Scatter { from: keys, to: &mut self.keys, slots, kind, heads, block_size, dim: key_dim, keys: true };
+        isa.run(keys);
+        let to = &mut self.values;
+        isa.run(Scatter { from: values, to, slots, kind, heads, block_size, dim: value_dim, keys: false });
         Ok(())
     }
 }
@@ -128,6 +137,8 @@ struct Scatter<'a> {
     heads: usize,
     block_size: usize,
     dim: usize,
+    /// Whether elements of a token lie `block_size` apart, else side by side.
+    keys: bool,
 }
 
 impl Kernel for Scatter<'_> {
@@ -135,23 +146,52 @@ impl Kernel for Scatter<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (dim, bytes) = (self.dim, self.dim * self.kind.bytes());
+        let (dim, size) = (self.dim, self.block_size);
+        let len = self.kind.row_bytes(size, dim).unwrap_or(0);
         for (row, &slot) in self.from.chunks_exact(self.heads * dim).zip(self.slots) {
-            let (block, offset) = (slot as usize / self.block_size, slot as usize % self.block_size);
+            let (block, token) = (slot as usize / size, slot as usize % size);
             for (head, from) in row.chunks_exact(dim).enumerate() {
-                let at = ((block * self.heads + head) * self.block_size + offset) * bytes;
-                let to = &mut self.to[at..at + bytes];
+                let to = &mut self.to[(block * self.heads + head) * len..][..len];
+                // First element, and how far apart they are.
+                let (at, step) = if self.keys { (token, size) } else { (token * dim, 1) };
                 match self.kind {
-                    KvType::F32 => {
-                        for (to, from) in to.chunks_exact_mut(4).zip(from) {
-                            to.copy_from_slice(&from.to_ne_bytes());
+                    KvType::F32 => put(to, at, step, from.iter().map(|x| x.to_ne_bytes())),
+                    KvType::F16 if step == 1 => to_half(s, from, &mut to[2 * at..2 * (at + dim)]),
+                    KvType::F16 => {
+                        for (group, from) in from.chunks(HALVES).enumerate() {
+                            let mut halves = [0; 2 * HALVES];
+                            to_half(s, from, &mut halves[..2 * from.len()]);
+                            let halves = halves.as_chunks::<2>().0[..from.len()].iter().copied();
+                            put(to, at + group * HALVES * step, step, halves);
                         }
                     }
-                    KvType::F16 => to_half(s, from, to),
+                    KvType::Q8 => {
+                        let (codes, scales) = to.split_at_mut(size * dim);
+                        let first = if self.keys { token } else { token * dim.div_ceil(GROUP) };
+                        for (group, from) in from.chunks(GROUP).enumerate() {
+                            // As integers, magnitudes have the same order, and what is not finite makes the scale so.
+                            let largest = from.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
+                            let scale = half::f16::from_f32(f32::from_bits(largest) / 127.0);
+                            let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+                            let code = |x: &f32| [(x * inverse).round_ties_even() as i8 as u8];
+                            put(codes, at + group * GROUP * step, step, from.iter().map(code));
+                            put(scales, first + group * step, 1, std::iter::once(scale.to_ne_bytes()));
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// Elements that are rounded to half precision at a time.
+const HALVES: usize = 16;
+
+/// Elements from number `at` on, `step` apart.
+#[inline(always)]
+fn put<const N: usize>(to: &mut [u8], at: usize, step: usize, from: impl Iterator<Item = [u8; N]>) {
+    let to = to.as_chunks_mut::<N>().0[at..].iter_mut().step_by(step);
+    to.zip(from).for_each(|(to, from)| *to = from);
 }
 
 #[inline(always)]

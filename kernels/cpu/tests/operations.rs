@@ -260,6 +260,23 @@ struct AttentionCase {
     sequences: &'static [(usize, usize)],
 }
 
+/// What a cache holds of keys or values of `dim` elements.
+fn rounded(kind: KvType, dim: usize, x: &[f32]) -> Vec<f32> {
+    let half = |x: f32| half::f16::from_f32(x).to_f32();
+    match kind {
+        KvType::F32 => x.to_vec(),
+        KvType::F16 => x.iter().map(|&x| half(x)).collect(),
+        KvType::Q8 => {
+            let groups = x.chunks(dim).flat_map(|row| row.chunks(32));
+            let each = groups.flat_map(|group| {
+                let scale = half(group.iter().fold(0.0, |m: f32, x| m.max(x.abs())) / 127.0);
+                group.iter().map(move |x| (x * (1.0 / scale)).round_ties_even() * scale)
+            });
+            each.collect()
+        }
+    }
+}
+
 fn check_attention(case: &AttentionCase) {
     let KvShape { heads: kv_heads, key_dim, value_dim, block_size } = case.shape;
     let mut random = Random(key_dim as u64);
@@ -270,7 +287,6 @@ fn check_attention(case: &AttentionCase) {
     let (mut tables, mut positions, mut query_start) = (vec![], vec![], vec![0u32]);
     let (mut keys, mut values) = (vec![], vec![]);
     let sinks = case.sinks.then(|| random.floats(case.heads));
-    let round = |x: f32| if case.kind == KvType::F16 { half::f16::from_f32(x).to_f32() } else { x };
     let cpu_list = cpus(2);
     let mut caches: Vec<KvCache> =
         cpu_list.iter().map(|_| KvCache::new(case.shape, case.kind, blocks).unwrap()).collect();
@@ -288,8 +304,8 @@ fn check_attention(case: &AttentionCase) {
         tables.extend(table.iter().enumerate().map(|(i, &b)| if i < oldest { u32::MAX } else { b }));
         positions.extend((before..total).map(|p| p as u32));
         query_start.push(positions.len() as u32);
-        keys.push(k);
-        values.push(v);
+        keys.push(rounded(case.kind, key_dim, &k));
+        values.push(rounded(case.kind, value_dim, &v));
     }
     let q = random.floats(positions.len() * case.heads * key_dim);
     let scale = 0.7;
@@ -304,7 +320,7 @@ fn check_attention(case: &AttentionCase) {
                     let dot: f64 = (0..key_dim)
                         .map(|d| {
                             f64::from(q[(t * case.heads + head) * key_dim + d])
-                                * f64::from(round(keys[sequence][(j * kv_heads + kv) * key_dim + d]))
+                                * f64::from(keys[sequence][(j * kv_heads + kv) * key_dim + d])
                         })
                         .sum();
                     let s = dot * f64::from(scale as f32);
@@ -313,7 +329,7 @@ fn check_attention(case: &AttentionCase) {
                 let weights: Vec<f64> = (first..=p).map(|j| score(j).exp()).collect();
                 let sum = weights.iter().sum::<f64>() + sinks.as_ref().map_or(0.0, |s| f64::from(s[head]).exp());
                 for d in 0..value_dim {
-                    let value = |j: usize| f64::from(round(values[sequence][(j * kv_heads + kv) * value_dim + d]));
+                    let value = |j: usize| f64::from(values[sequence][(j * kv_heads + kv) * value_dim + d]);
                     expected.push((first..=p).map(|j| weights[j - first] * value(j)).sum::<f64>() / sum);
                 }
             }
@@ -348,7 +364,7 @@ fn attention_over_scattered_blocks() {
         sinks: false,
         sequences: &[(0, 9), (20, 1), (3, 40)],
     };
-    for kind in [KvType::F32, KvType::F16] {
+    for kind in [KvType::F32, KvType::F16, KvType::Q8] {
         check_attention(&AttentionCase { kind, ..base });
         check_attention(&AttentionCase { kind, heads: 7, shape: shape(1, 24, 40, 16), ..base });
         check_attention(&AttentionCase { kind, heads: 3, shape: shape(3, 5, 3, 1), ..base });
@@ -363,6 +379,10 @@ fn attention_over_scattered_blocks() {
             sequences: &[(100, 70), (200, 1)],
             ..base
         });
+        // Few tasks and a long context: in parts.
+        let long = AttentionCase { kind, heads: 6, shape: shape(2, 32, 40, 16), sequences: &[(1500, 1)], ..base };
+        check_attention(&AttentionCase { sinks: true, ..long });
+        check_attention(&AttentionCase { window: Some(600), sequences: &[(1500, 3)], ..long });
     }
 }
 

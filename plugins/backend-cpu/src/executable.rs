@@ -51,10 +51,10 @@ impl CpuExecutable {
             block_size: options.block_size,
         });
         let shapes = shapes.collect();
-        let plan = Plan::new(program, options)?;
         let kv_type = cpu_options.kv_type.into();
         let interleave = (cpu_options.activations == ActivationOption::Int8).then_some(isa);
         let threads = pool.threads();
+        let plan = Plan::new(program, options, threads)?;
         let memory = Memory {
             cpu: Cpu::new(pool, isa),
             weights: Weights::new(&plan.program, interleave),

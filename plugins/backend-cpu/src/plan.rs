@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(program: Program, options: CompileOptions) -> Result<Plan> {
+    pub(crate) fn new(program: Program, options: CompileOptions, threads: usize) -> Result<Plan> {
         let types = infer_types(&program)?;
         let (places, f32_widths, index_widths) = place_values(&program, &types)?;
         let rows = [options.max_tokens, options.max_sequences, options.max_sequences.min(options.max_tokens)];
@@ -49,7 +49,7 @@ impl Plan {
             block_size: options.block_size,
         };
         for i in 0..plan.program.nodes.len() {
-            plan.add_needs(i)?;
+            plan.add_needs(i, threads)?;
         }
         Ok(plan)
     }
@@ -88,7 +88,7 @@ impl Plan {
         ExpertScratch::bytes(e.rows, e.inputs, e.outputs) + 4 * e.experts as u64
     }
 
-    fn add_needs(&mut self, i: usize) -> Result<()> {
+    fn add_needs(&mut self, i: usize, threads: usize) -> Result<()> {
         let op = self.program.nodes[i].op.clone();
         match &op {
             Op::Custom(c) => {
@@ -105,9 +105,9 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let cache = &self.program.caches[a.cache.index()];
-                let heads = self.dims(a.q)[0];
-                self.needs =
-                    self.needs.include(Cpu::attention_needs(heads, cache.kv_heads, self.block_size, cache.value_dim));
+                let (heads, kv_heads, value_dim) = (self.dims(a.q)[0], cache.kv_heads, cache.value_dim);
+                let needs = Cpu::attention_needs(heads, kv_heads, self.block_size, value_dim, threads);
+                self.needs = self.needs.include(needs);
             }
             Op::Router(r) => self.experts.experts = self.experts.experts.max(self.last(r.logits)),
             Op::ExpertLinear { x, experts, weight, .. } => {
