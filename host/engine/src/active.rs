@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use crate::course::CourseHandle;
 use crate::engine::Place;
 use crate::error::EngineError;
 use crate::request::{
@@ -21,7 +22,6 @@ pub(crate) enum Progress {
 pub(crate) struct Active {
     pub(crate) events: EventSender,
     pub(crate) paused_since: Option<Instant>,
-    pub(crate) started: Option<Instant>,
     pub(crate) generated: usize,
     sampler: Sampler,
     bytes: Utf8Stream,
@@ -36,7 +36,7 @@ pub(crate) struct Active {
     prompt_top: Option<usize>,
     prompt_logprobs: Vec<Logprobs>,
     arrived: Instant,
-    first_token: Option<Instant>,
+    pub(crate) course: CourseHandle,
     place: Place,
 }
 
@@ -45,10 +45,11 @@ impl Active {
         request: GenerateRequest,
         limit: usize,
         events: EventSender,
-        arrived: Instant,
+        course: CourseHandle,
         place: Place,
         vocabulary: &dyn Vocabulary,
     ) -> Active {
+        let arrived = course.lock().arrived;
         let stop = request.stop;
         let mut suppressed = Vec::new();
         if stop.min_tokens > 0 {
@@ -58,7 +59,6 @@ impl Active {
         Active {
             events,
             paused_since: None,
-            started: None,
             generated: 0,
             sampler: Sampler::new(request.sampling, &request.prompt).constrained(request.constraint),
             bytes: Utf8Stream::default(),
@@ -72,7 +72,7 @@ impl Active {
             prompt_top: request.prompt_logprobs,
             prompt_logprobs: Vec::new(),
             arrived,
-            first_token: None,
+            course,
             place,
         }
     }
@@ -90,7 +90,7 @@ impl Active {
 
     /// When it has waited for so long without running.
     pub(crate) fn waited(&self, limit: Duration) -> Option<Instant> {
-        self.started.map_or_else(|| self.arrived.checked_add(limit), |_| None)
+        self.course.lock().started.map_or_else(|| self.arrived.checked_add(limit), |_| None)
     }
 
     /// Notes the log-probability of `next`, the prompt's token after `position`.
@@ -106,7 +106,7 @@ impl Active {
             let prompt = std::mem::take(&mut self.prompt_logprobs);
             self.send(Event::Prompt(prompt));
         }
-        self.first_token.get_or_insert_with(Instant::now);
+        self.course.lock().first_token.get_or_insert_with(Instant::now);
         if self.limit == 0 {
             return Ok(None);
         }
@@ -177,10 +177,14 @@ impl Active {
             (Some(from), Some(to)) => to.saturating_duration_since(from),
             _ => Duration::ZERO,
         };
+        let (started, first_token) = {
+            let course = self.course.lock();
+            (course.started, course.first_token)
+        };
         let timings = Timings {
-            queue: since(Some(self.arrived), self.started.or(Some(now))),
-            prefill: since(self.started, self.first_token.or(Some(now))),
-            decode: since(self.first_token, Some(now)),
+            queue: since(Some(self.arrived), started.or(Some(now))),
+            prefill: since(started, first_token.or(Some(now))),
+            decode: since(first_token, Some(now)),
         };
         let usage = Usage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.generated };
         self.end(Event::Finished(Finish { reason, text, usage, timings }));
@@ -188,7 +192,8 @@ impl Active {
 
     /// Ends the stream with this event, and makes room for another request before the client can know.
     pub(crate) fn end(self, event: Event) {
-        let Active { events, place, .. } = self;
+        let Active { events, course, place, .. } = self;
+        course.lock().ended = Some(Instant::now());
         drop(place);
         // A client that is gone needs no goodbye.
         let _ = events.send(event);

@@ -181,7 +181,7 @@ impl EngineHandle {
         let place = self.admit()?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::SeqCst));
         let (events, stream) = stream_channel(id, shared.stream_buffer, shared.commands.clone());
-        let new = NewRequest { id, request, limit, events, arrived: Instant::now(), place };
+        let new = NewRequest { id, request, limit, events, course: stream.course(), place };
         shared.commands.send(Command::Submit(Box::new(new))).map_err(|_| EngineError::Stopped)?;
         Ok(stream)
     }

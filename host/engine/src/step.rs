@@ -6,6 +6,7 @@ use std::time::Instant;
 use rocmforge_program::{OutputBuffer, output};
 
 use crate::active::Active;
+use crate::course::Piece;
 use crate::draft::{DraftRequest, Luck};
 use crate::error::EngineError;
 use crate::request::FinishReason;
@@ -34,6 +35,7 @@ impl Worker {
         self.failures = 0;
         self.scheduler.observe(plan, begin.elapsed());
         self.scheduler.commit(plan);
+        self.note_slices(plan, begin);
         self.take_rows();
         for slice in &plan.slices {
             self.settle(slice.id);
@@ -91,12 +93,23 @@ impl Worker {
         let now = Instant::now();
         for slice in &plan.slices {
             let Some(active) = self.active.get_mut(&slice.id) else { continue };
-            if active.started.is_none() {
-                active.started = Some(now);
+            let mut course = active.course.lock();
+            if course.started.is_none() {
+                course.started = Some(now);
+                course.cached_tokens = slice.start;
                 self.stats.cached_tokens += slice.start as u64;
             }
             self.stats.prefill_tokens += if slice.generates { 0 } else { slice.len as u64 };
             self.stats.guessed_tokens += slice.guesses as u64;
+        }
+    }
+
+    fn note_slices(&self, plan: &Plan, begin: Instant) {
+        let end = Instant::now();
+        for slice in &plan.slices {
+            let Some(active) = self.active.get(&slice.id) else { continue };
+            let piece = Piece { start: slice.start, tokens: slice.len, begin, end };
+            active.course.step(slice.generates, slice.guesses, piece);
         }
     }
 

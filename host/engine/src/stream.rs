@@ -2,9 +2,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use crate::course::CourseHandle;
 use crate::error::EngineError;
 use crate::request::Event;
 use crate::sequence::RequestId;
@@ -57,6 +59,7 @@ pub struct RequestStream {
     events: mpsc::Receiver<Event>,
     paused: Arc<AtomicBool>,
     commands: Sender<Command>,
+    course: CourseHandle,
     ended: bool,
 }
 
@@ -64,7 +67,8 @@ pub struct RequestStream {
 pub(crate) fn channel(id: RequestId, buffer: usize, commands: Sender<Command>) -> (EventSender, RequestStream) {
     let (sender, events) = mpsc::channel(capacity(buffer));
     let paused = Arc::new(AtomicBool::new(false));
-    let stream = RequestStream { id, events, paused: paused.clone(), commands, ended: false };
+    let course = CourseHandle::new(Instant::now());
+    let stream = RequestStream { id, events, paused: paused.clone(), commands, course, ended: false };
     (EventSender { events: sender, paused }, stream)
 }
 
@@ -72,6 +76,11 @@ impl RequestStream {
     /// The request's number, for [`EngineHandle::cancel`](crate::EngineHandle::cancel).
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// What happens to the request; also after its end.
+    pub fn course(&self) -> CourseHandle {
+        self.course.clone()
     }
 
     /// The next event; `None` after the last one.

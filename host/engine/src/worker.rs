@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::active::Active;
 use crate::batch::StepBatch;
 use crate::config::EngineConfig;
+use crate::course::CourseHandle;
 use crate::draft::{Drafter, Luck};
 use crate::engine::{EngineStats, Place};
 use crate::error::EngineError;
@@ -24,7 +25,7 @@ pub(crate) struct NewRequest {
     /// Most tokens to generate.
     pub(crate) limit: usize,
     pub(crate) events: EventSender,
-    pub(crate) arrived: Instant,
+    pub(crate) course: CourseHandle,
     pub(crate) place: Place,
 }
 
@@ -113,6 +114,11 @@ impl Worker {
             let plan = self.scheduler.schedule();
             self.stats.preemptions += (plan.preempted.len() + plan.outranked.len()) as u64;
             self.stats.outranked += plan.outranked.len() as u64;
+            for id in plan.preempted.iter().chain(&plan.outranked) {
+                if let Some(active) = self.active.get(id) {
+                    active.course.lock().preemptions += 1;
+                }
+            }
             if plan.slices.is_empty() {
                 self.refuse_stuck();
             } else {
@@ -164,7 +170,7 @@ impl Worker {
     }
 
     fn add(&mut self, new: NewRequest) {
-        let NewRequest { id, mut request, limit, events, arrived, place } = new;
+        let NewRequest { id, mut request, limit, events, course, place } = new;
         request.max_time = request.max_time.into_iter().chain(self.max_time).min();
         let sequence =
             Sequence::new(request.prompt.clone(), request.cache_salt.clone()).with_priority(request.priority);
@@ -172,7 +178,7 @@ impl Worker {
             Some(_) => sequence.with_prompt_logits(),
             None => sequence,
         };
-        let active = Active::new(request, limit, events, arrived, place, &*self.vocabulary);
+        let active = Active::new(request, limit, events, course, place, &*self.vocabulary);
         self.active.insert(id, active);
         let added = match self.deadline {
             Some(_) => Err(EngineError::ShuttingDown),

@@ -2,6 +2,8 @@
 //!
 //! Unknown keys and wrong values are errors that name file, line and key.
 
+mod tracing;
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -9,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::LoaderError;
+
+pub use tracing::TracingSettings;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Config {
     pub scheduler: SchedulerSettings,
     /// HTTP.
     pub server: ServerSettings,
+    /// Traces of requests.
+    pub tracing: TracingSettings,
     /// Log.
     pub log: LogSettings,
     /// The file that this was read from.
@@ -332,7 +338,10 @@ impl Config {
             model.draft_model.iter_mut().for_each(resolve);
         }
         let ServerSettings { api_keys_file, tls_certificate, tls_key, .. } = &mut config.server;
-        [api_keys_file, tls_certificate, tls_key].into_iter().flatten().for_each(resolve);
+        [api_keys_file, tls_certificate, tls_key, &mut config.tracing.otlp_certificate]
+            .into_iter()
+            .flatten()
+            .for_each(resolve);
         config.file = Some(file.to_owned());
         Ok(config)
     }

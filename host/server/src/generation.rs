@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rocmforge_engine::{EngineError, Event, FinishReason, GenerateRequest, RequestStream};
+use rocmforge_engine::{CourseHandle, EngineError, Event, FinishReason, GenerateRequest, RequestStream};
 
 use crate::error::ApiError;
 use crate::recorder::{Recorder, RequestContext};
@@ -15,6 +15,8 @@ pub(crate) type Item = Result<(usize, Event), ApiError>;
 /// The sequences of one request while they run. Dropping it cancels them.
 pub(crate) struct Generation {
     streams: Vec<Option<RequestStream>>,
+    /// What has happened to each of them.
+    courses: Vec<CourseHandle>,
     /// Where to look first, so that all sequences get their turn.
     turn: usize,
     /// Completes when a shutdown does not wait any longer.
@@ -48,10 +50,11 @@ impl Generation {
             // The sender lives as long as the server.
             let _ = cancelled.wait_for(|c| *c).await;
         });
+        let courses = streams.iter().flatten().map(RequestStream::course).collect();
         let ids = streams.iter().flatten().map(RequestStream::id).collect();
         let tracked = Tracked::new(&model.id, &context, model.engine.clone(), ids);
         let recorder = Recorder::start(state.clone(), tracked, context, sequences, prompt_tokens);
-        Ok(Generation { streams, turn: 0, cancelled, recorder })
+        Ok(Generation { streams, courses, turn: 0, cancelled, recorder })
     }
 
     /// The next event of any sequence. An error ends all of them.
@@ -109,5 +112,12 @@ impl Generation {
             Event::Prompt(_) | Event::Token(_) => {}
         }
         Ok((at, event))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        let courses: Vec<_> = self.courses.iter().map(CourseHandle::read).collect();
+        self.recorder.trace(&courses);
     }
 }

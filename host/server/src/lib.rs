@@ -23,6 +23,7 @@ mod serve;
 mod sse;
 mod state;
 mod tokens;
+mod traces;
 mod wire;
 mod workers;
 

@@ -2,11 +2,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use rocmforge_engine::{Event, Finish, FinishReason};
+use rocmforge_engine::{Course, Event, Finish, FinishReason};
+use serde_json::json;
 
 use crate::metrics::Series;
 use crate::requests::{Status, Tracked};
 use crate::state::AppState;
+use crate::traces::Trace;
 use crate::wire::finish_reason;
 
 /// What a request turned out to be, for its line in the log.
@@ -22,6 +24,7 @@ pub(crate) struct RequestContext {
     pub(crate) id: String,
     pub(crate) arrived: Instant,
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) trace: Arc<Trace>,
 }
 
 /// Measures one request in the engine. One that is dropped before its end counts as cancelled.
@@ -36,6 +39,8 @@ pub(crate) struct Recorder {
     /// How many tokens of each sequence have been counted.
     counted: Vec<usize>,
     waits_for_first: bool,
+    reasons: Vec<&'static str>,
+    cached: usize,
 }
 
 impl Recorder {
@@ -53,11 +58,24 @@ impl Recorder {
         let (latest, counted) = (vec![None; sequences], vec![0; sequences]);
         let tracked = state.requests.add(tracked);
         let outcome = Status::Cancelled;
-        Recorder { state, series, context, tracked, outcome, latest, counted, waits_for_first: true }
+        let reasons = Vec::new();
+        Recorder {
+            state,
+            series,
+            context,
+            tracked,
+            outcome,
+            latest,
+            counted,
+            waits_for_first: true,
+            reasons,
+            cached: 0,
+        }
     }
 
     pub(crate) fn event(&mut self, sequence: usize, event: &Event) {
         let series = &self.series;
+        self.context.trace.delivered();
         match event {
             Event::Prompt(_) | Event::Error(_) => {}
             Event::Token(_) => {
@@ -74,6 +92,8 @@ impl Recorder {
             Event::Finished(Finish { usage, timings, reason, .. }) => {
                 series.queried_tokens.inc_by(usage.prompt_tokens as u64);
                 series.cached_tokens.add(usage.cached_tokens);
+                self.cached += usage.cached_tokens;
+                self.reasons.push(finish_reason(reason));
                 series.queue.observe(timings.queue);
                 series.prefill.observe(timings.prefill);
                 series.decode.observe(timings.decode);
@@ -98,6 +118,28 @@ impl Recorder {
     /// The request's id.
     pub(crate) fn id(&self) -> &str {
         &self.context.id
+    }
+
+    /// The request is over in the engine, or nobody waits for it any more.
+    pub(crate) fn trace(&self, courses: &[Course]) {
+        let Tokens { prompt, completion } = &*self.context.tokens;
+        let operation = if self.context.trace.is_chat() { "chat" } else { "text_completion" };
+        let outcome = match self.outcome {
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Waiting | Status::Running | Status::Cancelled => "cancelled",
+        };
+        self.context.trace.content().attributes.extend([
+            ("gen_ai.operation.name", json!(operation)),
+            ("gen_ai.provider.name", json!("rocmforge")),
+            ("gen_ai.request.model", json!(self.tracked.model)),
+            ("gen_ai.usage.input_tokens", json!(prompt.load(Ordering::Relaxed))),
+            ("gen_ai.usage.output_tokens", json!(completion.load(Ordering::Relaxed))),
+            ("gen_ai.response.finish_reasons", json!(self.reasons)),
+            ("rocmforge.cached_tokens", json!(self.cached)),
+            ("rocmforge.outcome", json!(outcome)),
+        ]);
+        self.context.trace.engine(courses);
     }
 
     pub(crate) fn tracked(&self) -> &Tracked {

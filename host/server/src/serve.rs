@@ -20,6 +20,7 @@ use crate::http::patience::Patient;
 use crate::http::tls;
 use crate::routes::router;
 use crate::state::AppState;
+use crate::traces::Exporter;
 
 /// How long a client may take to send headers; also how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,6 +64,7 @@ pub async fn serve(
     if tls.is_some() {
         tracing::info!("connections need TLS");
     }
+    let exporter = Exporter::start(&state.traces)?;
     tracing::info!(%address, "listening");
     let closing = watch::Sender::new(false);
     let most = state.settings.max_connections.get().min(Semaphore::MAX_PERMITS);
@@ -89,6 +91,9 @@ pub async fn serve(
     let deadline = Instant::now() + LAST_WORDS;
     while let Ok(Some(_)) = timeout_at(deadline, connections.join_next()).await {}
     connections.shutdown().await;
+    if let Some(exporter) = exporter {
+        exporter.finish(LAST_WORDS).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rocmforge_engine::EngineHandle;
 use rocmforge_loader::PlacementRow;
-use rocmforge_loader::config::ServerSettings;
+use rocmforge_loader::config::{ServerSettings, TracingSettings};
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use crate::error::ApiError;
 use crate::grammars::LazyGrammars;
 use crate::metrics::Metrics;
 use crate::requests::Requests;
+use crate::traces::{Trace, Traces};
 use crate::workers::Workers;
 
 /// A model that requests can name.
@@ -89,6 +90,7 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) workers: Workers,
     pub(crate) requests: Requests,
+    pub(crate) traces: Traces,
     pub(crate) started: Instant,
     plugins: OnceLock<Vec<PluginFacts>>,
     readiness: watch::Sender<Readiness>,
@@ -108,9 +110,11 @@ impl AppState {
     pub fn with_loader(settings: ServerSettings, loader: Option<Arc<dyn ModelLoader>>) -> AppState {
         let limit = settings.models_memory_mib.map(|mib| (mib.get() as u64).saturating_mul(1 << 20));
         let models = Arc::new(Models::new(loader, limit));
+        let metrics = Metrics::new(models.clone());
         AppState {
             settings,
-            metrics: Metrics::new(models.clone()),
+            traces: Traces::new(TracingSettings::default(), metrics.spans.clone()),
+            metrics,
             models,
             workers: Workers::new(),
             requests: Requests::default(),
@@ -120,6 +124,12 @@ impl AppState {
             in_flight: watch::Sender::new(0),
             cancelled: watch::Sender::new(false),
         }
+    }
+
+    /// The same with settings for traces.
+    #[must_use]
+    pub fn with_tracing(self, settings: TracingSettings) -> AppState {
+        AppState { traces: Traces::new(settings, self.metrics.spans.clone()), ..self }
     }
 
     /// Adds a model, in place of one of the same name.
@@ -207,19 +217,31 @@ impl AppState {
         self: &Arc<Self>,
         job: impl Fn(&AppState) -> Result<T, ApiError> + Send + Sync + 'static,
     ) -> Result<T, ApiError> {
-        let job = Arc::new(job);
+        let (job, trace) = (Arc::new(job), Trace::current());
         let run = || {
-            let (state, job) = (self.clone(), job.clone());
-            self.workers.run(move || job(&state))
+            let (state, job, trace) = (self.clone(), job.clone(), trace.clone());
+            self.workers.run(move || {
+                let begin = std::time::Instant::now();
+                let result = job(&state);
+                // One that found no model has done nothing yet.
+                if let Some(trace) = trace.filter(|_| !matches!(result, Err(ApiError::ModelLoading(_)))) {
+                    trace.span(None, "tokenize", (begin, std::time::Instant::now()), vec![]);
+                }
+                result
+            })
         };
         match run().await {
             Err(ApiError::ModelLoading(id)) => {
                 let patience = Duration::from_secs(self.settings.model_wait_seconds);
+                let begin = std::time::Instant::now();
                 // Held so that it is not unloaded before the work is done.
                 let _model = tokio::select! {
                     model = self.models.load(&id, patience) => model?,
                     () = self.draining() => return Err(ApiError::Draining),
                 };
+                if let Some(trace) = &trace {
+                    trace.span(None, "load model", (begin, std::time::Instant::now()), vec![]);
+                }
                 run().await
             }
             result => result,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rocmforge_loader::Config;
-use rocmforge_loader::config::ModelEntry;
+use rocmforge_loader::config::{ModelEntry, TracingSettings};
 use rocmforge_server::AppState;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,7 +61,8 @@ fn wanted(config: &Config, args: &ModelArgs) -> Result<BTreeMap<String, ModelEnt
 async fn serve(config: &Config, loader: Loader) -> Result<()> {
     let listener = rocmforge_server::bind(&config.server).await?;
     let loader = Arc::new(loader);
-    let state = Arc::new(AppState::with_loader(config.server.clone(), Some(loader.clone())));
+    let state = AppState::with_loader(config.server.clone(), Some(loader.clone()));
+    let state = Arc::new(state.with_tracing(traces(config)));
     let drain = Duration::from_secs(config.server.shutdown_seconds);
     let (failed, loading_failed) = oneshot::channel();
     // Listening starts before loading, so that clients and routers see "loading" instead of a refused connection.
@@ -98,6 +99,11 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal, loading_failed: ones
         tracing::warn!("stopped at once");
         std::process::exit(130);
     });
+}
+
+/// Settings for traces, of the configuration and of the environment.
+fn traces(config: &Config) -> TracingSettings {
+    config.tracing.clone().with_environment(|name| std::env::var(name).ok())
 }
 
 async fn load(state: &Arc<AppState>, loader: Arc<Loader>) -> Result<()> {

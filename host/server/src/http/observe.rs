@@ -47,6 +47,8 @@ struct Observation {
     route: String,
     status: u16,
     error: Option<&'static str>,
+    /// The answer is sent as it is generated.
+    streamed: bool,
     ended: bool,
 }
 
@@ -57,6 +59,8 @@ impl Drop for Observation {
         self.state.metrics.http.get_or_create(&label).inc();
         self.state.metrics.in_flight.dec();
         self.state.in_flight.send_modify(|n| *n -= 1);
+        self.context.trace.end(status, self.error, self.streamed);
+        self.state.traces.add(&self.context.trace);
         let Tokens { prompt, completion } = &*self.context.tokens;
         tracing::info!(
             id = self.context.id,
@@ -66,6 +70,7 @@ impl Drop for Observation {
             error = self.error,
             prompt_tokens = prompt.load(Ordering::Relaxed),
             completion_tokens = completion.load(Ordering::Relaxed),
+            trace = %self.context.trace.id,
             duration_ms = self.context.arrived.elapsed().as_secs_f64() * 1e3,
             "request"
         );
@@ -74,18 +79,29 @@ impl Drop for Observation {
 
 pub(crate) async fn observe(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let context = RequestContext { id: id.clone(), arrived: Instant::now(), tokens: Arc::default() };
-    request.extensions_mut().insert(context.clone());
     state.metrics.in_flight.inc();
     state.in_flight.send_modify(|n| *n += 1);
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_string();
     let method = request.method().clone();
-    let mut observation =
-        Observation { state: state.clone(), context, method, route, status: 0, error: None, ended: false };
+    let trace = state.traces.begin(request.headers(), &id, method.as_str(), &route);
+    let (arrived, tokens) = (Instant::now(), Arc::default());
+    let context = RequestContext { id: id.clone(), arrived, tokens, trace: trace.clone() };
+    request.extensions_mut().insert(context.clone());
+    let mut observation = Observation {
+        state: state.clone(),
+        context,
+        method,
+        route,
+        status: 0,
+        error: None,
+        streamed: false,
+        ended: false,
+    };
 
-    let mut response = next.run(request).await;
+    let mut response = trace.scope(next.run(request)).await;
     observation.status = response.status().as_u16();
     observation.error = response.extensions().get::<ApiError>().map(ApiError::code);
+    observation.streamed = is_stream(response.headers());
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -93,6 +109,11 @@ pub(crate) async fn observe(State(state): State<Arc<AppState>>, mut request: Req
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Body::new(ObservedBody { body, observation }))
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    kind.starts_with("text/event-stream") || kind.starts_with("application/x-ndjson")
 }
 
 /// A body that carries an observation to its end.

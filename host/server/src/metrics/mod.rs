@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::catalog::Models;
+use crate::traces::Counts;
 use engines::{Engines, VllmEngines};
 
 /// A model.
@@ -88,6 +89,7 @@ pub(crate) struct Metrics {
     registries: [Registry; 2],
     pub(crate) http: Family<HttpLabel, Counter>,
     pub(crate) in_flight: Gauge,
+    pub(crate) spans: Counts,
     started: Own<Counter>,
     completed: Own<Counter>,
     failed: Own<Counter>,
@@ -182,9 +184,11 @@ impl Metrics {
     pub(crate) fn new(models: Arc<Models>) -> Metrics {
         let mut registries = [Registry::with_prefix("rocmforge"), Registry::default()];
         let [server, routers] = &mut registries;
-        let (http, in_flight) = (Family::default(), Gauge::default());
+        let (http, in_flight, spans) = (Family::default(), Gauge::default(), Counts::default());
         server.register("http_responses", "HTTP requests by route and status", http.clone());
         server.register("http_requests_in_flight", "HTTP requests whose answers have not ended", in_flight.clone());
+        server.register("trace_spans_exported", "Spans that a collector has taken", spans.exported.clone());
+        server.register("trace_spans_dropped", "Spans that could not be sent", spans.dropped.clone());
         server.register_collector(Box::new(Engines(models.clone())));
         routers.register_collector(Box::new(VllmEngines(models)));
         let mut add = Registrar { own: server, vllm: routers };
@@ -217,6 +221,7 @@ impl Metrics {
             registries,
             http,
             in_flight,
+            spans,
             started,
             completed,
             failed,

@@ -267,6 +267,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     post("/generate/stream", "generate_stream", "The same as a stream.", COMPLETION, &[(EVENTS, object)]),
     get("/status", "server_status", "What the server does at this moment.", &[(JSON, object)]),
+    Operation {
+        query: &["limit", "request_id", "trace_id"],
+        ..get("/traces", "traces", "What the time of the latest requests went to.", &[(JSON, object)])
+    },
     get("/status/{*id}", "request_status", "How far a request is.", &[(JSON, schema::<Report>)]),
     post("/cancel/{*id}", "cancel_request", "Ends a request.", None, &[(JSON, schema::<Report>)]),
     post(

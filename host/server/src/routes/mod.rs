@@ -9,6 +9,7 @@ mod operations;
 pub(crate) mod shapes;
 mod status;
 mod tokenizer;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/status", get(status::server))
         .route("/status/{*id}", get(generate::status))
         .route("/cancel/{*id}", post(generate::cancel))
+        .route("/traces", get(traces::list))
         .route("/tokenize", post(tokenizer::tokenize))
         .route("/detokenize", post(tokenizer::detokenize))
         .route("/tokenizer_info", get(tokenizer::info))

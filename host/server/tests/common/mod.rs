@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rocmforge_engine::{EngineConfig, EngineHandle, RunError, Runner, RunnerLimits};
-use rocmforge_loader::config::ServerSettings;
+use rocmforge_loader::config::{ServerSettings, TracingSettings};
 use rocmforge_program::{CacheDecl, IR_VERSION, ModelInfo, OutputBuffer, Program, Step};
 use rocmforge_server::{AppState, LazyGrammars, ModelFacts, ModelLoader, ServedModel, ServerError, bind, serve};
 use rocmforge_tokenizer::{ChatTemplate, EncodeOptions, Tokenizer};
@@ -38,9 +38,20 @@ impl Server {
         loader: Option<Arc<dyn ModelLoader>>,
     ) -> Server {
         let settings = ServerSettings { port: 0, ..settings };
-        let listener = bind(&settings).await.unwrap();
+        Server::with_state(&settings.clone(), AppState::with_loader(settings, loader), drain).await
+    }
+
+    /// One with settings for traces.
+    pub async fn with_tracing(settings: ServerSettings, tracing: TracingSettings) -> Server {
+        let settings = ServerSettings { port: 0, ..settings };
+        let state = AppState::new(settings.clone()).with_tracing(tracing);
+        Server::with_state(&settings, state, Duration::from_secs(10)).await
+    }
+
+    async fn with_state(settings: &ServerSettings, state: AppState, drain: Duration) -> Server {
+        let listener = bind(settings).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(AppState::with_loader(settings, loader));
+        let state = Arc::new(state);
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
