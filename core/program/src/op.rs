@@ -87,7 +87,8 @@ pub enum GateKind {
     Sigmoid,
 }
 
-/// Which components of a head are rotated together.
+/// Which components of a head are rotated together. No key of a GGUF file says which: it follows from the architecture,
+/// and from the converter, which permutes the rows of q and k of some models (LLaMA's, from half to interleaved).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RopeStyle {

@@ -31,7 +31,8 @@ pub enum Qkv {
     Either,
 }
 
-/// Frequency divisors for long sequences (LongRoPE, Ding et al., arXiv:2402.13753).
+/// Frequency divisors for long sequences (LongRoPE, Ding et al., arXiv:2402.13753). [`Graph::rope`] reads the input
+/// `longer_than/N` to choose; see `docs/IR.md`.
 #[derive(Clone, Debug)]
 pub struct LongFactors {
     /// Full name of the tensor `[rotary_dim / 2]` that replaces [`RopeSpec::factors`].
@@ -61,7 +62,10 @@ pub struct RopeSpec {
 
 impl RopeSpec {
     /// What the file's `rope.*` keys say, and its tensors `rope_freqs.weight` or `rope_factors_short.weight` and
-    /// `rope_factors_long.weight` where it has them. Long factors are left out where no sequence can get that long.
+    /// `rope_factors_long.weight` where it has them. Long factors are left out where no sequence can get that long:
+    /// where `dims.served_context` is at most `rope.scaling.original_context_length`. The magnitude is
+    /// `rope.scaling.attn_factor`, or with YaRN `rope.scaling.yarn_attn_factor` or its formula, else 1. The style is
+    /// in no key; see [`RopeStyle`].
     ///
     /// # Errors
     /// A key with a value that makes no sense, or a tensor that is missing.
@@ -96,7 +100,16 @@ fn long_factors(model: &Model<'_>, dims: &Dims) -> Result<Option<(String, LongFa
 }
 
 /// One attention layer. Tensors: `attn_q`, `attn_k`, `attn_v` or `attn_qkv`, `attn_output`, and with `qk_norm`
-/// `attn_q_norm` and `attn_k_norm`.
+/// `attn_q_norm` and `attn_k_norm`. Made by [`new`](AttentionSpec::new), with what deviates set after it: the window
+/// of the file is not used unless `window` says so.
+///
+/// ```no_run
+/// use rocmforge_sdk::{AttentionSpec, Dims, Qkv, RopeSpec};
+///
+/// fn fused_with_window(dims: &Dims, rope: RopeSpec) -> AttentionSpec {
+///     AttentionSpec { qkv: Qkv::Fused, window: dims.window, ..AttentionSpec::new(dims, rope) }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AttentionSpec {
     /// Query heads.
@@ -128,7 +141,7 @@ pub struct AttentionSpec {
 }
 
 impl AttentionSpec {
-    /// Plain attention with these sizes: scale `1/sqrt(head_dim)`, separate projections, no bias.
+    /// Plain attention with these sizes: scale `1/sqrt(head_dim)`, separate projections, no bias, no window.
     pub fn new(dims: &Dims, rope: RopeSpec) -> AttentionSpec {
         AttentionSpec {
             heads: dims.heads,

@@ -86,7 +86,8 @@ macro_rules! register {
 }
 
 /// Makes the crate a ROCmForge plugin that holds one architecture or backend. Once per crate, which must be a `cdylib`;
-/// [`register!`](crate::register) adds more.
+/// [`register!`](crate::register) adds more. `name: ".."` is what the user and log lines call it, then follows
+/// `architecture: Type` or `backend: Type`; name and version of the library are those of the package.
 #[macro_export]
 macro_rules! export_plugin {
     (name: $name:literal, $kind:ident: $type:ty $(,)?) => {

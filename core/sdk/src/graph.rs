@@ -6,7 +6,27 @@ use crate::model::Model;
 /// Builds the program of a model file. Weights are named without prefix and suffix: inside layer 3, `attn_norm` is
 /// the tensor `blk.3.attn_norm.weight`. Every tensor is checked against the file as it is used.
 ///
-/// The block helpers (`attention`, `gated_mlp`, `moe`) are in the other `impl`.
+/// There are helpers for whole blocks ([`attention`](Graph::attention), [`gated_mlp`](Graph::gated_mlp),
+/// [`moe`](Graph::moe)), for single operations, and [`builder`](Graph::builder) for the rest; they mix freely. A graph
+/// ends with [`head`](Graph::head), or with outputs of one's own and [`finish`](Graph::finish). A model whose layers
+/// end in a layer norm and whose logits are scaled:
+///
+/// ```no_run
+/// use rocmforge_sdk::program::{InputSource, Op, ValueId, output};
+/// use rocmforge_sdk::{Dims, Graph, Program, Result};
+///
+/// fn scaled_head(mut g: Graph<'_>, x: ValueId, dims: &Dims, scale: f32) -> Result<Program> {
+///     g.no_layer();
+///     let weight = Some(g.weight("output_norm", &[dims.hidden])?);
+///     let rows = g.builder().input(InputSource::LogitsRows)?;
+///     let x = g.builder().push(Op::GatherRows { x, rows })?;
+///     let x = g.builder().push(Op::LayerNorm { x, weight, bias: None, eps: dims.eps })?;
+///     let logits = g.linear(x, "output", dims.vocab)?;
+///     let logits = g.builder().push(Op::Scale { x: logits, mul: scale, add: 0.0 })?;
+///     g.builder().output(output::LOGITS, logits);
+///     g.finish()
+/// }
+/// ```
 pub struct Graph<'m> {
     pub(crate) model: &'m Model<'m>,
     pub(crate) builder: Builder,
@@ -28,7 +48,8 @@ impl<'m> Graph<'m> {
         self.builder.set_layer(None);
     }
 
-    /// The builder itself, for what the helpers do not cover.
+    /// The builder itself, for what the helpers do not cover. An operation with several results (`Op::Split`,
+    /// `Op::Router`) goes through [`Builder::push_many`].
     pub fn builder(&mut self) -> &mut Builder {
         &mut self.builder
     }
@@ -199,6 +220,15 @@ impl<'m> Graph<'m> {
             logits = self.builder.push(Op::Softcap { x: logits, cap })?;
         }
         self.builder.output(output::LOGITS, logits);
+        self.finish()
+    }
+
+    /// The program as it is, for models with another end than [`head`](Graph::head). Its outputs have to be named
+    /// before, with [`Builder::output`].
+    ///
+    /// # Errors
+    /// A rule about the program as a whole, such as that it has an output.
+    pub fn finish(self) -> Result<Program> {
         Ok(self.builder.finish()?)
     }
 }

@@ -2,7 +2,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// The plugin's own table in `plugins.toml`.
+/// The plugin's own table in `plugins.toml`: `options = { .. }`, or `[plugins.options]`, of its entry.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     json: String,
@@ -14,7 +14,29 @@ impl Options {
     }
 
     /// The table as a type of the plugin's. Derive `Deserialize` with `#[serde(default, deny_unknown_fields)]`, so
-    /// that a misspelt key is an error that lists the known ones.
+    /// that a misspelt key is an error that lists the known ones. The crate needs `serde` with the feature `derive`.
+    ///
+    /// ```no_run
+    /// use rocmforge_sdk::{Options, Result};
+    ///
+    /// #[derive(Default, serde::Deserialize)]
+    /// #[serde(default, deny_unknown_fields)]
+    /// struct Settings {
+    ///     long_factors: When,
+    /// }
+    ///
+    /// #[derive(Default, serde::Deserialize)]
+    /// #[serde(rename_all = "snake_case")]
+    /// enum When {
+    ///     #[default]
+    ///     Longer,
+    ///     Always,
+    /// }
+    ///
+    /// fn settings(options: &Options) -> Result<Settings> {
+    ///     options.parse() // of `options = { long_factors = "always" }`
+    /// }
+    /// ```
     ///
     /// # Errors
     /// An unknown key or a value of the wrong type.

@@ -18,12 +18,12 @@ pub enum Fit {
 }
 
 /// A model family: a pure function from a model file to a [`Program`]. It sees metadata and the tensor list; it has no
-/// handle to a backend and does no arithmetic on weights.
+/// handle to a backend and does no arithmetic on weights. The crate's documentation begins with a whole one.
 pub trait Architecture: Send + Sync + 'static {
     /// Values of `general.architecture` that it may take.
     const CLAIMS: &'static [&'static str];
 
-    /// How well it fits a file that has one of these values.
+    /// How well it fits a file that has one of these values; unless implemented, [`Fit::General`].
     fn fit(_model: &Model<'_>) -> Fit {
         Fit::General
     }

@@ -98,7 +98,7 @@ pub struct ModelArgs {
     /// Architecture plugin, where several take the file
     #[arg(long, value_name = "NAME")]
     pub architecture: Option<String>,
-    /// Longest context in tokens [default: the model's own]
+    /// Longest context in tokens [default: the model's own; of `logits` as many as there are `--tokens`]
     #[arg(long, value_name = "N")]
     pub context_length: Option<NonZeroU32>,
     /// Fail instead of using another backend than the preferred one

@@ -20,8 +20,9 @@ impl Architecture for Template {
     const CLAIMS: &'static [&'static str] = &["template"];
 
     fn build(model: &Model<'_>, options: &Options, build: &BuildOptions) -> Result<Program> {
-        // The plugin's table in plugins.toml. With settings of your own: derive serde's `Deserialize` on a struct with
-        // `#[serde(default, deny_unknown_fields)]` and call `options.parse::<Settings>()?`.
+        // `options = { .. }` of the plugin's entry in plugins.toml. With settings of your own: add serde to Cargo.toml,
+        // derive its `Deserialize` on a struct with `#[serde(default, deny_unknown_fields)]` and call
+        // `options.parse::<Settings>()?`.
         options.expect_none()?;
 
         // Sizes under their usual keys. A key without prefix belongs to the architecture: "block_count" is
@@ -30,11 +31,12 @@ impl Architecture for Template {
         let dims = Dims::read(model, build)?;
 
         // Rotary embedding from the `rope.*` keys. `Interleaved` pairs components 2i and 2i+1, `Half` pairs i and
-        // i + n/2: the most common mistake in a new architecture, and its symptom is fluent nonsense.
+        // i + n/2 (NORM and NEOX in llama.cpp): no key says which, it is the most common mistake in a new architecture,
+        // and its symptom is fluent nonsense.
         let rope = RopeSpec::read(model, &dims, RopeStyle::Interleaved)?;
 
         // What deviates from plain attention is set here: `qkv: Qkv::Fused`, `qk_norm: Some(eps)`,
-        // `window: Some(4096)`, `softcap: Some(50.0)`, `scale`, `temperature`.
+        // `window: dims.window` (ignored otherwise), `softcap: Some(50.0)`, `scale`, `temperature`.
         let attention = AttentionSpec { bias: Bias::Optional, ..AttentionSpec::new(&dims, rope) };
         let mlp = Mlp::new(dims.ffn, Activation::Silu);
 
@@ -52,6 +54,7 @@ impl Architecture for Template {
             x = g.add(x, h)?;
         }
         // Anything that has no helper: `g.builder().push(Op::Softcap { x, cap: 30.0 })?`; docs/IR.md has the operations.
+        // Another end than this one: name the output with `g.builder().output(..)`, then `g.finish()`.
 
         // Final norm, the rows that need logits, and the head (the embedding where the file has no "output.weight").
         g.head(x, dims.eps, None)

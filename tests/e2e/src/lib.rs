@@ -20,7 +20,7 @@ use rocmforge_engine::{
     Vocabulary, plan_cache,
 };
 use rocmforge_loader::config::PluginEntry;
-use rocmforge_loader::{CompileOptions, Config, LibraryInfo, LoadOptions, Model, Plugins};
+use rocmforge_loader::{CompileOptions, Config, LibraryInfo, LoadOptions, LoaderError, Model, Plugins};
 use rocmforge_test_support::{expected_json, npy_f32, token_ids};
 use serde_json::Value;
 
@@ -57,7 +57,19 @@ pub fn plugins() -> Arc<Plugins> {
         .clone()
 }
 
-/// The same plugins with the CPU backend's activations as floats, where it rounds them to 8 bits by default.
+/// An architecture plugin from anywhere, and the CPU backend of the build folder.
+///
+/// # Errors
+/// The plugin does not load.
+pub fn plugins_with(architecture: &Path) -> Result<Arc<Plugins>, LoaderError> {
+    let entry =
+        |path: PathBuf| PluginEntry { name: None, path: Some(path), optional: false, options: toml::Table::new() };
+    let backend = entry(build_folder().join("librocmforge_backend_cpu.so"));
+    let config = Config { plugins: vec![backend, entry(architecture.to_owned())], ..Config::default() };
+    Ok(Arc::new(Plugins::load(&config, None)?))
+}
+
+/// The plugins of [`plugins`] with the CPU backend's activations as floats, where it rounds them to 8 bits by default.
 pub fn exact_plugins() -> Arc<Plugins> {
     static PLUGINS: OnceLock<Arc<Plugins>> = OnceLock::new();
     let entry = |library: &LibraryInfo| {
@@ -160,8 +172,13 @@ pub struct Measured {
 
 /// Measures one model directory of the pack.
 pub fn measure(dir: &Path) -> Measured {
+    measure_with(&plugins(), dir)
+}
+
+/// The same through these plugins.
+pub fn measure_with(plugins: &Arc<Plugins>, dir: &Path) -> Measured {
     let expected = expected_json(dir);
-    let mut model = load(&dir.join("model.gguf"), 128, 8);
+    let mut model = load_with(plugins, &dir.join("model.gguf"), 128, 8);
     let mut measured = Measured { prefill: 0.0, chunked: 0.0, stepwise: 0.0, greedy: true, batched: true };
     let mut prompts = vec![];
     for sequence in sequences(&expected) {

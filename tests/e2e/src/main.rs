@@ -1,34 +1,59 @@
-//! Prints how near every reference model is to what was recorded for it; `accuracy [DIR..]`, and `accuracy --long DIR..`
-//! for long sequences.
+//! Prints how near reference models are to what was recorded for them; see [`USAGE`].
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
 
-use rocmforge_e2e::{Count, cases, far, measure, quantised};
+use rocmforge_e2e::{Count, cases, far, measure_with, plugins, plugins_with, quantised};
+use rocmforge_loader::Plugins;
 use rocmforge_test_support::{committed_models, reference_pack};
 
-fn main() {
-    let mut folders: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
-    if folders.first().is_some_and(|first| first.as_os_str() == "--long") {
-        return print_long(folders.split_off(1));
+const USAGE: &str =
+    "usage: accuracy [DIR..]                  models as in tests/models/reference; none: all that there are
+       accuracy --plugin FILE.so DIR..   the same through an architecture plugin of your own
+       accuracy --long DIR..             long sequences";
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        None => print_all(),
+        Some("--long") => print_long(folders(args.split_off(1))),
+        Some("--plugin") if args.len() > 2 => match plugins_with(Path::new(&args[1])) {
+            Ok(plugins) => print_models(&plugins, folders(args.split_off(2))),
+            Err(e) => {
+                eprintln!("{e}");
+                return ExitCode::FAILURE;
+            }
+        },
+        Some(option) if option.starts_with('-') => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+        Some(_) => print_models(&plugins(), folders(args)),
     }
-    if !folders.is_empty() {
-        return print_models(folders);
-    }
+    ExitCode::SUCCESS
+}
+
+fn folders(args: Vec<String>) -> Vec<PathBuf> {
+    args.into_iter().map(PathBuf::from).collect()
+}
+
+fn print_all() {
     let pack = reference_pack().unwrap_or_else(committed_models);
     let entries = std::fs::read_dir(&pack).into_iter().flatten().flatten().map(|e| e.path());
     let mut folders: Vec<PathBuf> = entries.filter(|d| d.join("model.gguf").is_file()).collect();
     folders.sort();
-    print_models(folders);
+    print_models(&plugins(), folders);
     println!();
     print_quantised(&pack);
 }
 
-fn print_models(folders: Vec<PathBuf>) {
+fn print_models(plugins: &Arc<Plugins>, folders: Vec<PathBuf>) {
     println!("| model | prefill | chunked | token by token | greedy | batched | tokenizer | chat |");
     println!("|---|---|---|---|---|---|---|---|");
     for folder in folders {
-        let (m, texts) = (measure(&folder), cases(&folder));
+        let (m, texts) = (measure_with(plugins, &folder), cases(&folder));
         println!(
             "| {} | {:.1e} | {:.1e} | {:.1e} | {} | {} | {} | {} |",
             name(&folder),

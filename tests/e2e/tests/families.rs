@@ -1,6 +1,6 @@
 //! Models of every family through the built plugins, equal to transformers.
 
-use rocmforge_e2e::{TOLERANCE, cases, measure, quantised};
+use rocmforge_e2e::{TOLERANCE, build_folder, cases, measure, measure_with, plugins_with, quantised};
 use rocmforge_test_support::{committed_models, models, reference_pack};
 
 /// Every model of a family that is at hand; at least one is committed.
@@ -17,6 +17,17 @@ fn check(names: &[&str]) {
             assert_eq!(count.right, count.all, "{}: {what} cases, first wrong: {:?}", dir.display(), count.first_wrong);
         }
     }
+}
+
+#[test]
+fn a_plugin_named_by_its_file_is_measured_alone() {
+    let plugins = plugins_with(&build_folder().join("librocmforge_arch_phi3.so")).expect("the plugin loads");
+    let named: Vec<&str> = plugins.architectures().iter().map(|a| a.info().name.as_str()).collect();
+    assert_eq!(named, ["phi3"]);
+    let m = measure_with(&plugins, &committed_models().join("phi3"));
+    assert!(m.prefill.max(m.chunked).max(m.stepwise) <= TOLERANCE && m.greedy && m.batched, "{m:?}");
+    let absent = plugins_with(std::path::Path::new("/absent/librival.so")).err().expect("an error");
+    assert!(absent.to_string().contains("/absent/librival.so"), "{absent}");
 }
 
 #[test]

@@ -223,6 +223,23 @@ fn long_factors_for_every_sequence_are_an_option() {
 }
 
 #[test]
+fn a_tensor_that_the_program_does_not_read_is_said_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, Variant::of("phi3").bytes()).expect("the file is written");
+    let warnings = |context: &str| {
+        let model = path.to_str().expect("UTF-8");
+        let output = run(&["generate", "--model", model, "--context-length", context, "-p", "a", "-n", "1"], "");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        log.lines().filter(|l| l.contains("WARN") && l.contains("is not used")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let served_short = warnings("256");
+    assert!(matches!(&served_short[..], [one] if one.contains("'rope_factors_long.weight'")), "{served_short:?}");
+    assert_eq!(warnings("1024"), Vec::<String>::new());
+}
+
+#[test]
 fn what_only_looks_like_a_family_is_refused_with_what_is_taken() {
     for architecture in ["gemma3n", "gemma4", "granite", "phimoe", "clip", "glm4moe", "qwen2vl", "mistral4"] {
         let other = Variant::of("gemma2").set("general.architecture", Value::String(architecture.into()));
