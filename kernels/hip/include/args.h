@@ -11,18 +11,33 @@ enum RfFormatId : uint32_t {
     RF_Q5_0 = 6,
     RF_Q5_1 = 7,
     RF_Q8_0 = 8,
+    RF_Q8_1 = 9,
     RF_Q2_K = 10,
     RF_Q3_K = 11,
     RF_Q4_K = 12,
     RF_Q5_K = 13,
     RF_Q6_K = 14,
+    RF_Q8_K = 15,
+    RF_IQ2_XXS = 16,
+    RF_IQ2_XS = 17,
+    RF_IQ3_XXS = 18,
+    RF_IQ1_S = 19,
     RF_IQ4_NL = 20,
+    RF_IQ3_S = 21,
+    RF_IQ2_S = 22,
     RF_IQ4_XS = 23,
+    RF_IQ1_M = 29,
     RF_BF16 = 30,
+    RF_TQ1_0 = 34,
+    RF_TQ2_0 = 35,
     RF_MXFP4 = 39,
+    RF_NVFP4 = 40,
+    RF_Q1_0 = 41,
+    RF_Q2_0 = 42,
 };
 
-// A weight in planes: the same bytes as in the file, each field of its blocks in an array of its own (see `src/planes.rs`).
+// A weight in planes: the same bytes as in the file, each field of its blocks in an array of its own (see `src/planes.rs`). For
+// formats of grid points plane 3 is their table.
 struct RfPlanes {
     uint64_t plane[4];
 };

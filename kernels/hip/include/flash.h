@@ -165,16 +165,18 @@ struct RfFlash {
             RfAcc shrink;
 #pragma unroll
             for (uint32_t e = 0; e < RF_ACC; e++) {
-                // A row that sees nothing yet has -inf on both sides.
-                shrink.x[e] = most.x[e] > -RF_INF ? rf_exp_fast(most.x[e] - highest.x[e]) : 0.0f;
+                // A row that sees nothing yet has -inf here, and takes 0 instead: every exponential below is then that of -inf, 0.
+                float base = highest.x[e] > -RF_INF ? highest.x[e] : 0.0f;
+                shrink.x[e] = rf_exp_fast(most.x[e] - base);
                 most.x[e] = highest.x[e];
+                highest.x[e] = base;
                 sum.x[e] *= shrink.x[e];
             }
 #pragma unroll
             for (uint32_t j = 0; j < ts; j++) {
 #pragma unroll
                 for (uint32_t e = 0; e < RF_ACC; e++) {
-                    float p = score[j].x[e] > -RF_INF ? rf_exp_fast(score[j].x[e] - most.x[e]) : 0.0f;
+                    float p = rf_exp_fast(score[j].x[e] - highest.x[e]);
                     sum.x[e] += p;
                     uint32_t row = row0 + rf_acc_row(e), column = (part * ts + j) * 16 + rf_acc_column(e);
                     shared.p[row * p_stride + column] = rf_f32_to_f16(p);
@@ -212,11 +214,13 @@ struct RfFlash {
     // Caps the scores and hides the positions that a row does not see.
     RF_METHOD void mask(const Shared &shared, RfAcc (&score)[ts], uint32_t row0, uint32_t tile) const {
         if (args.softcap > 0.0f) {
+            // cap * tanh(x / cap) by its exponential: what this loses for small x is far below what f16 keys lose.
+            const float cap = args.softcap, rate = 2.88539008f / cap;
 #pragma unroll
             for (uint32_t j = 0; j < ts; j++) {
 #pragma unroll
                 for (uint32_t e = 0; e < RF_ACC; e++) {
-                    score[j].x[e] = args.softcap * rf_tanh(score[j].x[e] / args.softcap);
+                    score[j].x[e] = cap - 2.0f * cap * rf_reciprocal_fast(1.0f + rf_exp2_fast(score[j].x[e] * rate));
                 }
             }
         }
@@ -228,6 +232,7 @@ struct RfFlash {
                 uint32_t position = tile + 16 * j + rf_acc_column(e);
                 score[j].x[e] = position >= oldest && position < end ? score[j].x[e] : -RF_INF;
             }
+            rf_in_order();
         }
     }
 
@@ -254,6 +259,7 @@ struct RfFlash {
     }
 
     RF_METHOD void finish(const RfAcc (&out)[to], const RfAcc &most, const RfAcc &sum, uint32_t row0, uint32_t part, uint32_t split) const {
+        const RfAttentionArgs &args = rf_again(this->args);
         const uint32_t dim = args.cache.value_dim;
 #pragma unroll
         for (uint32_t e = 0; e < RF_ACC; e++) {

@@ -86,9 +86,13 @@ struct RfNibbleBlock {
     RF_MEMBER Raw codes(const RfPlanes &p, uint64_t b) { return {rf_stream(rf_plane<rf_u32x4>(p, 0, b)), 0, 0}; }
 };
 
-RF_FN void rf_same(float (&scale)[2], float (&minimum)[2], float s, float m) {
-    scale[0] = scale[1] = s;
-    minimum[0] = minimum[1] = m;
+template <uint32_t groups>
+RF_FN void rf_same(float (&scale)[groups], float (&minimum)[groups], float s, float m) {
+#pragma unroll
+    for (uint32_t g = 0; g < groups; g++) {
+        scale[g] = s;
+        minimum[g] = m;
+    }
 }
 
 template <>
@@ -209,3 +213,12 @@ struct RfFormat<RF_Q8_0> {
 };
 
 #include "formats_k.h"
+
+#include "formats_iq.h"
+#include "formats_low.h"
+
+// Every format with units: RF_EACH_FORMAT(X) is X(format) for each.
+#define RF_EACH_FORMAT(X)                                                                                              \
+    X(RF_Q4_0) X(RF_Q4_1) X(RF_Q5_0) X(RF_Q5_1) X(RF_Q8_0) X(RF_IQ4_NL) X(RF_MXFP4) X(RF_Q2_K) X(RF_Q3_K) X(RF_Q4_K)      \
+    X(RF_Q5_K) X(RF_Q6_K) X(RF_Q8_K) X(RF_IQ4_XS) X(RF_IQ1_S) X(RF_IQ1_M) X(RF_IQ2_XXS) X(RF_IQ2_XS) X(RF_IQ2_S)          \
+    X(RF_IQ3_XXS) X(RF_IQ3_S) X(RF_TQ1_0) X(RF_TQ2_0) X(RF_NVFP4) X(RF_Q1_0) X(RF_Q2_0)

@@ -144,6 +144,10 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
                 float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
                 rf_gemv_group(w, scale, minimum, g, q, rf_float(s.x), total, &sum[0][v], vectors);
             }
+            // Group by group where unpacking has taken most registers: the next one's activations would not fit.
+            if constexpr (format == RF_Q3_K) {
+                rf_in_order();
+            }
         }
     }
     rf_gemv_finish<rows, vectors>(args, r, sum);
@@ -318,8 +322,8 @@ struct RfGemvOne {
 };
 
 #define RF_GEMV(name, format)                                                                                          \
-    RF_KERNEL_DENSE(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvOne<format>::dense) {                       \
+    RF_KERNEL_STREAM(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvOne<format>::dense) {                       \
         RF_SHARED RfGemvShared shared;                                                                                 \
         RfGemvOne<format>::run(args, shared);                                                                          \
     }                                                                                                                  \
-    RF_KERNEL_DENSE(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 1) { rf_gemv<format, 4>(args); }
+    RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 1) { rf_gemv<format, 4>(args); }

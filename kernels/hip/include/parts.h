@@ -3,7 +3,7 @@
 
 #include "rows.h"
 
-RF_FN float rf_exp_fast(float x) { return rf_exp2(x * 1.44269504f); }
+RF_FN float rf_exp_fast(float x) { return rf_exp2_fast(x * 1.44269504f); }
 
 // A head's result, quantised as well where asked for; called by a wave with elements 4 * lane .., of one round.
 RF_FN void rf_store_head(const RfAttentionArgs &args, uint64_t token, uint32_t head, uint32_t c, const float (&y)[4]) {

@@ -88,7 +88,7 @@ RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (
 #pragma unroll
     for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
         if (j < groups) {
-            uint32_t c = 4 * (j * threads + rf_thread());
+            uint32_t c = rf_anew(4 * (j * threads + rf_thread()));
             if (to.out && c < n) {
                 rf_store4(to.out, c, n, whole, y[j]);
             }
@@ -105,7 +105,7 @@ RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (
         float p = rf_row_power(rf_block_max<threads>(most, scratch)), inverse = 1.0f / p;
 #pragma unroll
         for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-            uint32_t c = 4 * (j * threads + rf_thread());
+            uint32_t c = rf_anew(4 * (j * threads + rf_thread()));
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
                 if (j < groups && c + i < n) {

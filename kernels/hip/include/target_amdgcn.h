@@ -29,6 +29,11 @@ typedef long int64_t;
 // As RF_KERNEL; the compiler chooses the occupancy here.
 #define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
 
+// As RF_KERNEL_DENSE, for kernels that wait for memory: two waves to a SIMD at least, each with half of the registers.
+#define RF_KERNEL_STREAM(name, Args, threads, blocks)                                                                  \
+    extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads)))                  \
+    __attribute__((amdgpu_waves_per_eu(2))) void name(const Args args)
+
 RF_FN uint32_t rf_thread() { return __builtin_amdgcn_workitem_id_x(); }
 RF_FN uint32_t rf_block_x() { return __builtin_amdgcn_workgroup_id_x(); }
 RF_FN uint32_t rf_block_y() { return __builtin_amdgcn_workgroup_id_y(); }
@@ -46,6 +51,13 @@ RF_FN void rf_barrier() {
 #endif
 }
 
+// What is before is not mixed with what comes after: a condition for every element at once takes too many scalar registers.
+RF_FN void rf_in_order() { __builtin_amdgcn_sched_barrier(0); }
+// The same number, unknown to the compiler: conditions on it are computed where they are needed, and not kept from before.
+RF_FN uint32_t rf_anew(uint32_t x) {
+    asm volatile("" : "+v"(x));
+    return x;
+}
 RF_FN void rf_wave_sync() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
     __builtin_amdgcn_wave_barrier();
@@ -74,6 +86,14 @@ RF_FN T *rf_ptr(uint64_t address) {
     return (T *)(__attribute__((address_space(1))) T *)address;
 }
 
+// The kernel's arguments, read again: those that only its end needs do not take scalar registers all along.
+template <class Args>
+RF_FN const Args &rf_again(const Args &) {
+    auto *p = (const __attribute__((address_space(4))) Args *)__builtin_amdgcn_kernarg_segment_ptr();
+    asm volatile("" : "+s"(p));
+    return *(const Args *)p;
+}
+
 template <class T>
 RF_FN T rf_stream(const T *p) {
     return *p;
@@ -83,6 +103,9 @@ RF_FN float rf_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); 
 RF_FN float rf_rint(float x) { return __builtin_rintf(x); }
 RF_FN float rf_sqrt(float x) { return __builtin_sqrtf(x); }
 RF_FN float rf_exp2(float x) { return __builtin_exp2f(x); }
+// Results below the smallest normal number may be 0.
+RF_FN float rf_exp2_fast(float x) { return __builtin_amdgcn_exp2f(x); }
+RF_FN float rf_reciprocal_fast(float x) { return __builtin_amdgcn_rcpf(x); }
 RF_FN float rf_log2(float x) { return __builtin_log2f(x); }
 RF_FN int32_t rf_float_to_int(float x) { return int32_t(x); }
 RF_FN uint32_t rf_clz(uint32_t x) { return x == 0 ? 32 : uint32_t(__builtin_clz(x)); }

@@ -17,14 +17,23 @@
 #define RF_KERNEL_DENSE(name, Args, threads, blocks)                                                                   \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
 
+#define RF_KERNEL_STREAM(name, Args, threads, blocks) RF_KERNEL_DENSE(name, Args, threads, blocks)
+
 RF_FN uint32_t rf_thread() { return threadIdx.x; }
 RF_FN uint32_t rf_block_x() { return blockIdx.x; }
 RF_FN uint32_t rf_block_y() { return blockIdx.y; }
 RF_FN uint32_t rf_block_z() { return blockIdx.z; }
 RF_FN void rf_barrier() { __syncthreads(); }
+RF_FN void rf_in_order() {}
+RF_FN uint32_t rf_anew(uint32_t x) { return x; }
 RF_FN void rf_wave_sync() { __syncwarp(); }
 RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) { return __shfl_sync(0xffffffffu, value, lane); }
 RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+template <class Args>
+RF_FN const Args &rf_again(const Args &args) {
+    return args;
+}
 
 template <class T>
 RF_FN T *rf_ptr(uint64_t address) {
@@ -56,6 +65,8 @@ RF_FN float rf_exp2(float x) {
     asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+RF_FN float rf_exp2_fast(float x) { return rf_exp2(x); }
+RF_FN float rf_reciprocal_fast(float x) { return __frcp_rn(x); }
 RF_FN float rf_log2(float x) { return log2f(x); }
 RF_FN int32_t rf_float_to_int(float x) { return __float2int_rz(x); }
 RF_FN uint32_t rf_clz(uint32_t x) { return uint32_t(__clz(int(x))); }

@@ -43,6 +43,7 @@ extern "C" __attribute__((visibility("default"))) const RfSimtLane **rf_simt_cur
 
 // As RF_KERNEL, with at least `blocks` blocks on a multiprocessor at once.
 #define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
+#define RF_KERNEL_STREAM(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
 
 extern "C" __attribute__((visibility("default"))) uint32_t rf_simt_wave(void) { return RF_WAVE; }
 
@@ -51,10 +52,17 @@ RF_FN uint32_t rf_block_x() { return rf_simt_lane->block[0]; }
 RF_FN uint32_t rf_block_y() { return rf_simt_lane->block[1]; }
 RF_FN uint32_t rf_block_z() { return rf_simt_lane->block[2]; }
 RF_FN void rf_barrier() { rf_simt_hooks.barrier(); }
+RF_FN void rf_in_order() {}
+RF_FN uint32_t rf_anew(uint32_t x) { return x; }
 RF_FN void rf_wave_sync() { rf_simt_hooks.wave_sync(); }
 RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) { return rf_simt_hooks.shuffle(value, lane % RF_WAVE); }
 RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) {
     return rf_simt_hooks.shuffle(value, (rf_simt_lane->thread % RF_WAVE) ^ mask);
+}
+
+template <class Args>
+RF_FN const Args &rf_again(const Args &args) {
+    return args;
 }
 
 template <class T>
@@ -72,6 +80,8 @@ RF_FN float rf_fma(float a, float b, float c) { return fmaf(a, b, c); }
 RF_FN float rf_rint(float x) { return rintf(x); }
 RF_FN float rf_sqrt(float x) { return sqrtf(x); }
 RF_FN float rf_exp2(float x) { return exp2f(x); }
+RF_FN float rf_exp2_fast(float x) { return rf_exp2(x); }
+RF_FN float rf_reciprocal_fast(float x) { return 1.0f / x; }
 RF_FN float rf_log2(float x) { return log2f(x); }
 RF_FN int32_t rf_float_to_int(float x) { return int32_t(x); }
 RF_FN uint32_t rf_clz(uint32_t x) { return x == 0 ? 32 : uint32_t(__builtin_clz(x)); }

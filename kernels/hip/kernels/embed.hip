@@ -55,18 +55,8 @@ RF_KERNEL(rf_embed, RfEmbedArgs, RF_EMBED_THREADS) {
         return;
 #define RF_CASE(format)                                                                                                \
     case format: return rf_embed_row<format>(args.table, id, args.columns, args.scale, out);
-        RF_CASE(RF_Q4_0)
-        RF_CASE(RF_Q4_1)
-        RF_CASE(RF_Q5_0)
-        RF_CASE(RF_Q5_1)
-        RF_CASE(RF_Q8_0)
-        RF_CASE(RF_Q2_K)
-        RF_CASE(RF_Q3_K)
-        RF_CASE(RF_Q4_K)
-        RF_CASE(RF_Q5_K)
-        RF_CASE(RF_Q6_K)
-        RF_CASE(RF_IQ4_NL)
-        RF_CASE(RF_IQ4_XS)
-        RF_CASE(RF_MXFP4)
+        RF_EACH_FORMAT(RF_CASE)
+    case RF_Q8_1: // the same planes as Q8_0
+        return rf_embed_row<RF_Q8_0>(args.table, id, args.columns, args.scale, out);
     }
 }

@@ -50,19 +50,10 @@ RF_KERNEL(rf_linear, RfLinearArgs, RF_LINEAR_THREADS) {
         break;
 #define RF_CASE(format)                                                                                                \
     case format: sum = rf_exact_dot<format>(args.weight, unit, args.columns, x); break;
-        RF_CASE(RF_Q4_0)
-        RF_CASE(RF_Q4_1)
-        RF_CASE(RF_Q5_0)
-        RF_CASE(RF_Q5_1)
-        RF_CASE(RF_Q8_0)
-        RF_CASE(RF_Q2_K)
-        RF_CASE(RF_Q3_K)
-        RF_CASE(RF_Q4_K)
-        RF_CASE(RF_Q5_K)
-        RF_CASE(RF_Q6_K)
-        RF_CASE(RF_IQ4_NL)
-        RF_CASE(RF_IQ4_XS)
-        RF_CASE(RF_MXFP4)
+        RF_EACH_FORMAT(RF_CASE)
+    case RF_Q8_1: // the same planes as Q8_0
+        sum = rf_exact_dot<RF_Q8_0>(args.weight, unit, args.columns, x);
+        break;
     }
     sum = rf_wave_sum(sum);
     if (rf_lane() == 0 && row < args.rows) {

@@ -82,7 +82,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     if (addend) {
 #pragma unroll
         for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
             if (j < groups && c < n) {
                 float a[4];
                 rf_load4(addend, c, n, whole, a);
@@ -97,7 +97,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
         const bool whole_sum = n % 4 == 0 && rf_is_aligned(sum);
 #pragma unroll
         for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
             if (j < groups && c < n) {
                 rf_store4(sum, c, n, whole_sum, y[j]);
             }
@@ -116,7 +116,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
         float squares = 0.0f;
 #pragma unroll
         for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-            uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+            uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
                 float centred = c + i < n ? y[j][i] - mean : 0.0f;
@@ -127,7 +127,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     }
 #pragma unroll
     for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-        uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
+        uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
         float b[4] = {};
         if (bias && j < groups && c < n) {
             rf_load4(bias, c, n, whole, b);

@@ -1,42 +1,11 @@
-//! Kernels by name, and the geometry of their launches: callers give shapes, never tiles.
+//! The geometry of launches: callers give shapes, never tiles.
 
 use rocmforge_quant::DType;
 
 use crate::args::*;
 use crate::cache::CacheKind;
-use crate::planes::is_supported;
-
-/// A kernel: where it is and how many lanes its blocks have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// Its symbol in the image.
-    pub name: &'static str,
-    /// The image that holds it.
-    pub source: &'static str,
-    /// Lanes of a block.
-    pub threads: Threads,
-    /// The name of its argument struct.
-    pub args: &'static str,
-}
-
-/// How many lanes a block has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    /// The same number on every target.
-    Fixed(u32),
-    /// A number of waves.
-    Waves(u32),
-}
-
-impl Threads {
-    /// Lanes on a target with waves of this width.
-    pub fn on(self, wave: u32) -> u32 {
-        match self {
-            Threads::Fixed(threads) => threads,
-            Threads::Waves(waves) => waves * wave,
-        }
-    }
-}
+use crate::planes::fields;
+pub use crate::table::{KERNELS, Kernel, Threads, sources};
 
 /// What a kernel is launched with.
 #[derive(Clone, Debug)]
@@ -49,104 +18,6 @@ pub struct Launch {
     pub threads: u32,
     /// The packed arguments.
     pub args: Vec<u8>,
-}
-
-macro_rules! kernels {
-    ($($source:literal { $($name:ident: $args:ident, $threads:expr;)* })*) => {
-        /// Every kernel.
-        pub const KERNELS: &[Kernel] = &[
-            $($(Kernel { name: stringify!($name), source: $source, threads: $threads, args: stringify!($args) },)*)*
-        ];
-
-        /// The names of the sources.
-        pub fn sources() -> impl Iterator<Item = &'static str> {
-            [$($source),*].into_iter()
-        }
-    };
-}
-
-const ROW: Threads = Threads::Fixed(256);
-
-kernels! {
-    "elementwise" {
-        rf_binary: RfBinaryArgs, ROW;
-        rf_unary: RfUnaryArgs, ROW;
-        rf_copy: RfCopyArgs, ROW;
-        rf_position_scale: RfPositionScaleArgs, ROW;
-        rf_pool: RfPoolArgs, ROW;
-    }
-    "gated" { rf_gated: RfGatedArgs, Threads::Fixed(512); }
-    "rope" { rf_rope: RfRopeArgs, Threads::Waves(4); }
-    "attention" {
-        rf_attention: RfAttentionArgs, Threads::Fixed(128);
-        rf_attention_reduce: RfAttentionArgs, Threads::Waves(1);
-    }
-    "embed" { rf_embed: RfEmbedArgs, Threads::Fixed(128); }
-    "norm" { rf_norm: RfNormArgs, Threads::Fixed(512); }
-    "repack" { rf_repack: RfRepackArgs, ROW; }
-    "flash" {
-        rf_flash_64_many: RfAttentionArgs, Threads::Waves(4);
-        rf_flash_128_many: RfAttentionArgs, Threads::Waves(4);
-        rf_flash_256_many: RfAttentionArgs, Threads::Waves(4);
-        rf_flash_64_few: RfAttentionArgs, Threads::Waves(4);
-        rf_flash_128_few: RfAttentionArgs, Threads::Waves(4);
-        rf_flash_256_few: RfAttentionArgs, Threads::Waves(4);
-    }
-    "experts" {
-        rf_router: RfRouterArgs, Threads::Waves(1);
-        rf_expert_sort: RfExpertSortArgs, ROW;
-        rf_expert_combine: RfExpertCombineArgs, ROW;
-    }
-    "linear" { rf_linear: RfLinearArgs, ROW; }
-    "sample" {
-        rf_sample_max: RfSampleArgs, ROW;
-        rf_sample_histogram: RfSampleArgs, ROW;
-        rf_sample_scatter: RfSampleArgs, ROW;
-        rf_sample_pick: RfSampleArgs, ROW;
-    }
-    "gemv_plain" {
-        rf_gemv_f32_1: RfGemvArgs, ROW; rf_gemv_f32_4: RfGemvArgs, ROW;
-        rf_gemv_f16_1: RfGemvArgs, ROW; rf_gemv_f16_4: RfGemvArgs, ROW;
-        rf_gemv_bf16_1: RfGemvArgs, ROW; rf_gemv_bf16_4: RfGemvArgs, ROW;
-    }
-    "gemv_legacy" {
-        rf_gemv_q4_0_1: RfGemvArgs, ROW; rf_gemv_q4_0_4: RfGemvArgs, ROW;
-        rf_gemv_q4_1_1: RfGemvArgs, ROW; rf_gemv_q4_1_4: RfGemvArgs, ROW;
-        rf_gemv_q5_0_1: RfGemvArgs, ROW; rf_gemv_q5_0_4: RfGemvArgs, ROW;
-        rf_gemv_q5_1_1: RfGemvArgs, ROW; rf_gemv_q5_1_4: RfGemvArgs, ROW;
-        rf_gemv_q8_0_1: RfGemvArgs, ROW; rf_gemv_q8_0_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_nl_1: RfGemvArgs, ROW; rf_gemv_iq4_nl_4: RfGemvArgs, ROW;
-        rf_gemv_mxfp4_1: RfGemvArgs, ROW; rf_gemv_mxfp4_4: RfGemvArgs, ROW;
-    }
-    "gemv_k" {
-        rf_gemv_q2_k_1: RfGemvArgs, ROW; rf_gemv_q2_k_4: RfGemvArgs, ROW;
-        rf_gemv_q3_k_1: RfGemvArgs, ROW; rf_gemv_q3_k_4: RfGemvArgs, ROW;
-        rf_gemv_q4_k_1: RfGemvArgs, ROW; rf_gemv_q4_k_4: RfGemvArgs, ROW;
-        rf_gemv_q5_k_1: RfGemvArgs, ROW; rf_gemv_q5_k_4: RfGemvArgs, ROW;
-        rf_gemv_q6_k_1: RfGemvArgs, ROW; rf_gemv_q6_k_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_xs_1: RfGemvArgs, ROW; rf_gemv_iq4_xs_4: RfGemvArgs, ROW;
-    }
-    "gemm_plain" {
-        rf_gemm_f16_32: RfGemmArgs, ROW; rf_gemm_f16_128: RfGemmArgs, ROW;
-        rf_gemm_bf16_32: RfGemmArgs, ROW; rf_gemm_bf16_128: RfGemmArgs, ROW;
-    }
-    "gemm_legacy" {
-        rf_gemm_q4_0_32: RfGemmArgs, ROW; rf_gemm_q4_0_128: RfGemmArgs, ROW;
-        rf_gemm_q4_1_32: RfGemmArgs, ROW; rf_gemm_q4_1_128: RfGemmArgs, ROW;
-        rf_gemm_q5_0_32: RfGemmArgs, ROW; rf_gemm_q5_0_128: RfGemmArgs, ROW;
-        rf_gemm_q5_1_32: RfGemmArgs, ROW; rf_gemm_q5_1_128: RfGemmArgs, ROW;
-        rf_gemm_q8_0_32: RfGemmArgs, ROW; rf_gemm_q8_0_128: RfGemmArgs, ROW;
-        rf_gemm_iq4_nl_32: RfGemmArgs, ROW; rf_gemm_iq4_nl_128: RfGemmArgs, ROW;
-        rf_gemm_mxfp4_32: RfGemmArgs, ROW; rf_gemm_mxfp4_128: RfGemmArgs, ROW;
-    }
-    "gemm_k" {
-        rf_gemm_q2_k_32: RfGemmArgs, ROW; rf_gemm_q2_k_128: RfGemmArgs, ROW;
-        rf_gemm_q3_k_32: RfGemmArgs, ROW; rf_gemm_q3_k_128: RfGemmArgs, ROW;
-        rf_gemm_q4_k_32: RfGemmArgs, ROW; rf_gemm_q4_k_128: RfGemmArgs, ROW;
-        rf_gemm_q5_k_32: RfGemmArgs, ROW; rf_gemm_q5_k_128: RfGemmArgs, ROW;
-        rf_gemm_q6_k_32: RfGemmArgs, ROW; rf_gemm_q6_k_128: RfGemmArgs, ROW;
-        rf_gemm_iq4_xs_32: RfGemmArgs, ROW; rf_gemm_iq4_xs_128: RfGemmArgs, ROW;
-    }
 }
 
 /// The kernel of this name.
@@ -189,8 +60,15 @@ pub const GEMV_VECTORS: u32 = 4;
 /// Up to how many rows of x [`gemv`] is faster than [`gemm`].
 pub const GEMV_MOST: u32 = 4;
 
+/// The format in the names of kernels.
 fn format_name(dtype: DType) -> String {
-    dtype.name().to_lowercase()
+    match dtype {
+        // The planes are the same.
+        DType::Q8_1 => DType::Q8_0,
+        other => other,
+    }
+    .name()
+    .to_lowercase()
 }
 
 /// A matrix and a few vectors: quantised weights take 8-bit activations, others f32.
@@ -222,7 +100,7 @@ pub fn gemm_takes(dtype: DType, columns: u32) -> bool {
     match dtype {
         DType::F32 => false,
         DType::F16 | DType::BF16 => columns.is_multiple_of(16),
-        _ => is_supported(dtype),
+        _ => fields(dtype).is_some(),
     }
 }
 

@@ -12,9 +12,10 @@ mod images;
 pub mod launch;
 mod planes;
 pub mod report;
+mod table;
 
 pub use args::*;
 pub use cache::{CacheKind, cache};
 pub use images::{Image, ImageError, embedded, embedded_archs, from_folder};
 pub use launch::{KERNELS, Kernel, Launch, Threads};
-pub use planes::{Field, Planes, fields, is_supported, plane_offsets};
+pub use planes::{Field, Planes, fields, grid, plane_offsets, stored_as};

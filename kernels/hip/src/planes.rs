@@ -3,7 +3,7 @@
 //! Blocks of 18, 34 or 210 bytes are not aligned to anything. Their fields, gathered, are: a lane loads 16 bytes of codes at once,
 //! and neighbouring lanes load neighbouring bytes. No bit changes, and no byte is added.
 
-use rocmforge_quant::DType;
+use rocmforge_quant::{DType, tables};
 
 use crate::args::{RfPlanes, RfRepackArgs};
 
@@ -36,10 +36,22 @@ pub fn fields(dtype: DType) -> Option<&'static [Field]> {
     const Q6_K: &[Field] = &[field(0, 128), field(128, 64), field(192, 16), field(208, 2)];
     const IQ4_XS: &[Field] = &[field(8, 128), field(0, 8)];
     const MXFP4: &[Field] = &[field(1, 16), field(0, 1)];
+    const NVFP4: &[Field] = &[field(4, 32), field(0, 4)];
+    const Q8_1: &[Field] = &[field(4, 32), field(0, 2)];
+    const Q8_K: &[Field] = &[field(4, 256), field(0, 4)];
+    const IQ2_XXS: &[Field] = &[field(2, 64), field(0, 2)];
+    const IQ2_XS: &[Field] = &[field(2, 64), field(66, 8), field(0, 2)];
+    const IQ2_S: &[Field] = &[field(2, 64), field(66, 16), field(0, 2)];
+    const IQ3_XXS: &[Field] = &[field(2, 64), field(66, 32), field(0, 2)];
+    const IQ3_S: &[Field] = &[field(2, 64), field(66, 44), field(0, 2)];
+    const IQ1_S: &[Field] = &[field(2, 32), field(34, 16), field(0, 2)];
+    const IQ1_M: &[Field] = &[field(0, 32), field(32, 16), field(48, 8)];
+    const TQ1_0: &[Field] = &[field(0, 52), field(52, 2)];
+    const TQ2_0: &[Field] = &[field(0, 64), field(64, 2)];
     Some(match dtype {
         DType::F32 => F32,
         DType::F16 | DType::BF16 => HALF,
-        DType::Q4_0 | DType::IQ4_NL => Q4_0,
+        DType::Q4_0 | DType::IQ4_NL | DType::Q1_0 | DType::Q2_0 => Q4_0,
         DType::Q4_1 => Q4_1,
         DType::Q5_0 => Q5_0,
         DType::Q5_1 => Q5_1,
@@ -51,13 +63,42 @@ pub fn fields(dtype: DType) -> Option<&'static [Field]> {
         DType::Q6_K => Q6_K,
         DType::IQ4_XS => IQ4_XS,
         DType::MXFP4 => MXFP4,
-        _ => return None,
+        DType::NVFP4 => NVFP4,
+        DType::Q8_1 => Q8_1,
+        DType::Q8_K => Q8_K,
+        DType::IQ2_XXS => IQ2_XXS,
+        DType::IQ2_XS => IQ2_XS,
+        DType::IQ2_S => IQ2_S,
+        DType::IQ3_XXS => IQ3_XXS,
+        DType::IQ3_S => IQ3_S,
+        DType::IQ1_S => IQ1_S,
+        DType::IQ1_M => IQ1_M,
+        DType::TQ1_0 => TQ1_0,
+        DType::TQ2_0 => TQ2_0,
+        DType::F64 | DType::I8 | DType::I16 | DType::I32 | DType::I64 => return None,
     })
 }
 
-/// Whether the kernels read weights of this type.
-pub fn is_supported(dtype: DType) -> bool {
-    fields(dtype).is_some()
+/// As what the device holds weights of this type: integers and doubles, which no model's matrices are of, as floats, and every
+/// other type as it is.
+pub fn stored_as(dtype: DType) -> DType {
+    if fields(dtype).is_some() { dtype } else { DType::F32 }
+}
+
+/// The table of grid points that the kernels need beside weights of this type, as they read it; `None` for types without one.
+pub fn grid(dtype: DType) -> Option<Vec<u8>> {
+    fn bytes<const N: usize>(points: &[[i8; N]]) -> Vec<u8> {
+        points.as_flattened().iter().map(|&value| value as u8).collect()
+    }
+    Some(match dtype {
+        DType::IQ2_XXS => bytes(&tables::IQ2_XXS_GRID),
+        DType::IQ2_XS => bytes(&tables::IQ2_XS_GRID),
+        DType::IQ2_S => bytes(&tables::IQ2_S_GRID),
+        DType::IQ3_XXS => bytes(&tables::IQ3_XXS_GRID),
+        DType::IQ3_S => bytes(&tables::IQ3_S_GRID),
+        DType::IQ1_S | DType::IQ1_M => bytes(&tables::IQ1_GRID),
+        _ => return None,
+    })
 }
 
 /// Where each plane starts in a matrix of `blocks` blocks; `None` for a type without planes or a size that overflows.
@@ -84,12 +125,20 @@ pub struct Planes {
 
 impl Planes {
     /// A matrix of `elements` elements at device address `base`, a multiple of 16; `None` for a type that the kernels do not
-    /// read or elements that are not whole blocks. It takes exactly the bytes of the file's tensor.
+    /// read or elements that are not whole blocks. It takes no more than the bytes of the file's tensor. A type with a [`grid`]
+    /// needs [`Planes::with_grid`].
     pub fn new(dtype: DType, base: u64, elements: u64) -> Option<Planes> {
         let per_block = dtype.layout().block_elements as u64;
         let blocks = elements / per_block;
         let offsets = plane_offsets(dtype, blocks).filter(|_| elements.is_multiple_of(per_block))?;
         Some(Planes { dtype, planes: RfPlanes { plane: offsets.map(|offset| base + offset) }, blocks })
+    }
+
+    /// With the type's [`grid`] at this device address, a multiple of 8.
+    pub fn with_grid(mut self, address: u64) -> Planes {
+        // Types with a grid have at most three fields.
+        self.planes.plane[3] = address;
+        self
     }
 
     /// The arguments that move `count` blocks of the file's layout at device address `source` to the planes, from block

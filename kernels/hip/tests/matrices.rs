@@ -24,6 +24,20 @@ const FORMATS: &[DType] = &[
     DType::IQ4_NL,
     DType::IQ4_XS,
     DType::MXFP4,
+    DType::Q8_1,
+    DType::Q8_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::NVFP4,
+    DType::Q1_0,
+    DType::Q2_0,
 ];
 
 /// Random blocks: any codes, scales of a sensible size.
@@ -39,7 +53,9 @@ fn weights(dtype: DType, elements: usize, random: &mut Random) -> Vec<u8> {
                 DType::Q2_K => &[80, 82],
                 DType::Q3_K => &[108],
                 DType::Q6_K => &[208],
-                DType::MXFP4 => &[],
+                DType::MXFP4 | DType::NVFP4 | DType::IQ1_M | DType::Q8_K => &[],
+                DType::TQ1_0 => &[52],
+                DType::TQ2_0 => &[64],
                 _ => &[0],
             };
             let mut bytes = Vec::new();
@@ -49,8 +65,17 @@ fn weights(dtype: DType, elements: usize, random: &mut Random) -> Vec<u8> {
                     let scale = f16::from_f32(0.002 + 0.01 * random.uniform() as f32);
                     block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
                 }
-                if dtype == DType::MXFP4 {
-                    block[0] = 120 + random.below(4) as u8;
+                match dtype {
+                    DType::MXFP4 => block[0] = 120 + random.below(4) as u8,
+                    // Exponents of -1 and 0.
+                    DType::NVFP4 => block[..4].iter_mut().for_each(|scale| *scale = 0x30 | (*scale & 15)),
+                    // The f16 scale in the highest four bits of each of four words: 0x2000 and more is 2^-7 and more.
+                    DType::IQ1_M => [0, 3, 9, 2].iter().enumerate().for_each(|(i, bits)| {
+                        let high = &mut block[49 + 2 * i];
+                        *high = (*high & 15) | (bits << 4);
+                    }),
+                    DType::Q8_K => block[..4].copy_from_slice(&(0.002 + 0.01 * random.uniform() as f32).to_le_bytes()),
+                    _ => {}
                 }
                 bytes.extend(block);
             }
@@ -363,12 +388,12 @@ fn the_last_block_takes_the_next_norm() {
 
 #[test]
 fn products_with_many_vectors() {
-    let sources = ["gemm_plain", "gemm_legacy", "gemm_k", "norm", "repack"];
+    let sources = ["gemm_plain", "gemm_legacy", "gemm_k", "gemm_iq", "gemm_low", "norm", "repack"];
     on_both_waves("products_with_many_vectors", &sources, |gpu| {
         let mut random = Random::new(6);
         for &dtype in FORMATS {
-            // 288 is more than a step of the small tile, and for blocks of 32 ends within one of the large.
-            let columns = if dtype.layout().block_elements == 256 { 512 } else { 288 };
+            // More than a step of the small tile, and for small blocks it ends within one of the large.
+            let columns = 288usize.next_multiple_of(dtype.layout().block_elements);
             let rows = 150;
             let m = Matrix::new(gpu, dtype, rows, columns, &mut random);
             if !launch::gemm_takes(dtype, columns as u32) {

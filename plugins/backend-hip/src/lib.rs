@@ -22,7 +22,6 @@ mod weights;
 
 use std::sync::Arc;
 
-use rocmforge_kernels_hip::is_supported;
 use rocmforge_sdk::program::Op;
 use rocmforge_sdk::{Backend, CompileOptions, DType, Device, Error, Options, Program, Result, log};
 
@@ -66,14 +65,9 @@ impl Backend for HipBackend {
         Ok(self.gpus.iter().filter(|gpu| !gpu.is_lost()).map(device).collect())
     }
 
-    fn supports(&self, op: &Op, dtypes: &[DType]) -> bool {
-        match op {
-            Op::Custom(_) => false,
-            Op::Embed { .. } => dtypes.iter().all(|&d| is_supported(d)),
-            // Biases are decoded by the host, whatever their type.
-            Op::Linear { .. } | Op::ExpertLinear { .. } => dtypes.first().is_some_and(|&d| is_supported(d)),
-            _ => true,
-        }
+    // Every type of weights is read, see `rocmforge_kernels_hip::stored_as`.
+    fn supports(&self, op: &Op, _: &[DType]) -> bool {
+        !matches!(op, Op::Custom(_))
     }
 
     fn compile(&self, program: Program, options: CompileOptions) -> Result<HipExecutable> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rocmforge_kernels_hip::Planes;
+use rocmforge_kernels_hip::{Planes, grid};
 use rocmforge_quant::dequantize;
 use rocmforge_sdk::program::{Program, rope};
-use rocmforge_sdk::{BoundWeight, Error, Result};
+use rocmforge_sdk::{BoundWeight, DType, Error, Result};
 
 use crate::gpu::Gpu;
 use crate::memory::DeviceBuffer;
@@ -57,6 +57,8 @@ pub(crate) struct Weights {
     matrices: Vec<Place>,
     vectors: Vec<Place>,
     frequencies: Vec<Place>,
+    /// Tables that kernels need for weights of a type.
+    grids: Vec<(DType, Place)>,
     sizes: Vec<u64>,
     slabs: Vec<DeviceBuffer>,
     planes: Vec<Planes>,
@@ -83,12 +85,21 @@ impl Weights {
         let vectors = plan.vectors.iter().map(|v| slabs.place(4 * v.len() as u64)).collect::<Result<_>>()?;
         let ropes = plan.frequencies.iter();
         let frequencies = ropes.map(|r| slabs.place(2 * r.rotary_dim as u64)).collect::<Result<_>>()?;
+        let mut grids: Vec<(DType, Place)> = vec![];
+        for matrix in &plan.matrices {
+            if let Some(points) = grid(matrix.dtype)
+                && grids.iter().all(|(dtype, _)| *dtype != matrix.dtype)
+            {
+                grids.push((matrix.dtype, slabs.place(points.len() as u64)?));
+            }
+        }
         Ok(Weights {
             gpu: Arc::clone(gpu),
             patience,
             matrices,
             vectors,
             frequencies,
+            grids,
             sizes: slabs.sizes,
             slabs: vec![],
             planes: vec![],
@@ -122,7 +133,9 @@ impl Weights {
         }
         for (matrix, place) in plan.matrices.iter().zip(&self.matrices) {
             let planes = Planes::new(matrix.dtype, self.address(*place), elements(matrix)?);
-            self.planes.push(planes.ok_or_else(|| Error::unsupported(format!("weights of type {}", matrix.dtype)))?);
+            let planes = planes.ok_or_else(|| Error::unsupported(format!("weights of type {}", matrix.dtype)))?;
+            let grid = self.grids.iter().find(|(dtype, _)| *dtype == matrix.dtype);
+            self.planes.push(grid.map_or(planes, |(_, place)| planes.with_grid(self.address(*place))));
         }
         self.uploader = Some(Uploader::new(&self.gpu, total, self.patience)?);
         Ok(())
@@ -145,10 +158,25 @@ impl Weights {
 
     fn upload(&mut self, uploader: &mut Uploader, plan: &Plan, weight: &BoundWeight) -> Result<()> {
         let bytes = weight.bytes();
+        let mut floats: Option<Vec<f32>> = None;
+        let mut decoded = || -> Result<Vec<f32>> {
+            if floats.is_none() {
+                let mut out = vec![0.0; weight.dims.iter().product()];
+                dequantize(weight.dtype, bytes, &mut out).map_err(Error::unsupported)?;
+                floats = Some(out);
+            }
+            Ok(floats.clone().unwrap_or_default())
+        };
         for (matrix, planes) in plan.matrices.iter().zip(&self.planes) {
             let block = matrix.dtype.layout();
             let row_blocks = (matrix.columns / block.block_elements) as u64;
             let mut before = 0;
+            let decoded: Vec<u8> =
+                match matrix.parts.iter().any(|(id, _)| *id == weight.id) && weight.dtype != matrix.dtype {
+                    true => decoded()?.iter().flat_map(|f| f.to_ne_bytes()).collect(),
+                    false => vec![],
+                };
+            let bytes = if decoded.is_empty() { bytes } else { &decoded };
             for &(id, rows) in &matrix.parts {
                 if id == weight.id {
                     let own = rows * row_blocks as usize * block.block_bytes;
@@ -160,15 +188,6 @@ impl Weights {
                 before += rows;
             }
         }
-        let mut floats: Option<Vec<f32>> = None;
-        let mut decoded = || -> Result<Vec<f32>> {
-            if floats.is_none() {
-                let mut out = vec![0.0; weight.dims.iter().product()];
-                dequantize(weight.dtype, bytes, &mut out).map_err(Error::unsupported)?;
-                floats = Some(out);
-            }
-            Ok(floats.clone().unwrap_or_default())
-        };
         for (vector, place) in plan.vectors.iter().zip(&self.vectors) {
             let group = vector.len() / vector.groups.max(1);
             let mut before = 0;
@@ -217,6 +236,11 @@ impl Weights {
         self.allocate(plan)?;
         let Some(mut uploader) = self.uploader.take() else { return Ok(()) };
         self.zeros(&mut uploader, plan)?;
+        for &(dtype, place) in &self.grids {
+            let buffer = self.slabs.get(place.slab).ok_or_else(|| Error::internal("a grid without memory"))?;
+            let target = Target { buffer, offset: place.offset };
+            uploader.plain(&target, &grid(dtype).unwrap_or_default())?;
+        }
         for (i, rope) in plan.frequencies.iter().enumerate() {
             let frequencies = rope::frequencies(rope, self.factors[i].as_deref());
             self.floats(&mut uploader, self.frequencies[i], 0, &frequencies)?;

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use rocmforge_hip_sys::*;
 use rocmforge_kernels_hip::compile::{Cache, Job, Kind, Toolchain, compile_all};
-use rocmforge_kernels_hip::{Launch, Planes};
+use rocmforge_kernels_hip::{Launch, Planes, grid};
 use rocmforge_quant::DType;
 
 fn cache() -> Cache {
@@ -129,6 +129,7 @@ impl Gpu {
     /// A matrix of the file's bytes, in planes.
     pub fn planes(&self, dtype: DType, bytes: &[u8], elements: usize) -> Planes {
         let planes = Planes::new(dtype, self.room(bytes.len()), elements as u64).unwrap();
+        let planes = grid(dtype).map_or(planes, |points| planes.with_grid(self.upload(&points)));
         let staging = self.upload(bytes);
         // In two parts, as an upload in chunks would.
         let first = planes.blocks / 3;

@@ -5,6 +5,7 @@ mod operations;
 
 use std::collections::HashMap;
 
+use rocmforge_kernels_hip::stored_as;
 use rocmforge_sdk::program::{Element, Op, Program, Rope, Types, ValueId, WeightId, infer_types};
 use rocmforge_sdk::{Error, Result};
 
@@ -151,7 +152,7 @@ impl<'a> Builder<'a> {
         let root = self.roots[value.index()];
         let rounds = |node: &usize| match &self.program.nodes[*node].op {
             Op::Linear { weight, .. } | Op::ExpertLinear { weight, .. } => {
-                self.plan.takes_codes(self.program.weights[weight.index()].dtype)
+                self.plan.takes_codes(stored_as(self.program.weights[weight.index()].dtype))
             }
             _ => false,
         };
@@ -288,7 +289,7 @@ impl<'a> Builder<'a> {
                 [experts, rows, columns] => (experts, rows, columns),
                 _ => return Err(Error::invalid(format!("weight '{}': expected a matrix", decl.name))),
             };
-            let empty = Matrix { dtype: decl.dtype, experts, rows: 0, columns, parts: vec![] };
+            let empty = Matrix { dtype: stored_as(decl.dtype), experts, rows: 0, columns, parts: vec![] };
             let matrix = matrix.get_or_insert(empty);
             matrix.rows += rows;
             matrix.parts.push((weight, rows));
