@@ -11,6 +11,7 @@
 
 mod builder;
 mod dump;
+mod embeddings;
 mod error;
 mod infer;
 mod infer_model;

@@ -17,6 +17,11 @@ pub mod output {
     pub const HIDDEN: &str = "hidden";
     /// `[S, n]`: one vector per sequence, for embedding models.
     pub const POOLED: &str = "pooled";
+    /// `[S, hidden]`: the mean over each sequence's tokens in the step of what the head works on; see
+    /// [`with_embeddings`](crate::Program::with_embeddings).
+    pub const MEAN: &str = "mean";
+    /// `[S, hidden]`: the same of each sequence's last token in the step.
+    pub const LAST: &str = "last";
 }
 
 /// Names of inputs that the host supplies.

@@ -177,3 +177,42 @@ fn an_expansion_of_an_invalid_program_is_an_error() {
     outer.results = vec![ValueId(77), ValueId(3), ValueId(0)];
     assert!(program.expand_custom(|_| false).is_err());
 }
+
+/// A model with a head on gathered rows, and what is done before and after them.
+fn with_head(rows: bool) -> Program {
+    let mut b = builder();
+    let ids = b.input(InputSource::TokenIds).unwrap();
+    let table = b.weight("table", &[8, 4], DType::F32).unwrap();
+    let x = b.push(Op::Embed { ids, table, scale: 1.0 }).unwrap();
+    let x = match rows {
+        true => {
+            let rows = b.input(InputSource::LogitsRows).unwrap();
+            b.push(Op::GatherRows { x, rows }).unwrap()
+        }
+        false => x,
+    };
+    let x = b.push(Op::RmsNorm { x, weight: None, eps: 1e-5 }).unwrap();
+    let x = b.push(Op::Scale { x, mul: 0.5, add: 0.0 }).unwrap();
+    let logits = b.push(Op::Linear { x, weight: table, bias: None }).unwrap();
+    let logits = b.push(Op::Softcap { x: logits, cap: 30.0 }).unwrap();
+    b.output(output::LOGITS, logits);
+    b.finish().unwrap()
+}
+
+#[test]
+fn embeddings_are_what_the_head_works_on() {
+    let base = with_head(true);
+    let more = base.with_embeddings().unwrap().unwrap();
+    assert_eq!(more.nodes[..base.nodes.len()], base.nodes, "what there was stays as it is");
+    let names: Vec<_> = more.nodes[base.nodes.len()..].iter().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["rms_norm", "scale", "mean_pool", "last_pool"]);
+    assert_eq!(more.nodes[base.nodes.len()].op, Op::RmsNorm { x: ValueId(1), weight: None, eps: 1e-5 });
+    let types = rocmforge_program::infer_types(&more).unwrap();
+    for name in [output::MEAN, output::LAST] {
+        let value = more.outputs.iter().find(|o| o.name == name).unwrap().value;
+        assert_eq!(types.get(value), Some(&ValueType::f32(Lead::S, &[4])), "{name}");
+    }
+    assert_eq!(more.outputs[0], base.outputs[0]);
+    assert_eq!(with_head(false).with_embeddings().unwrap(), None, "no rows are gathered");
+    assert_eq!(with_custom().with_embeddings().unwrap(), None, "no logits");
+}

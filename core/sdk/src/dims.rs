@@ -43,9 +43,11 @@ impl Dims {
     /// # Errors
     /// A key that is missing, 0, or at odds with another, by name.
     pub fn read(model: &Model<'_>, build: &BuildOptions) -> Result<Dims> {
-        if let Some(kind @ 1..) = model.optional_u32("pooling_type")? {
+        // None, the mean of all tokens, and the last one: the host pools. A class token and ranks need heads of their own.
+        if let Some(kind) = model.optional_u32("pooling_type")?.filter(|kind| ![0, 1, 3].contains(kind)) {
             return Err(Error::unsupported(format!(
-                "metadata '{}' is {kind}: the file is an embedding or reranking model, expected one that generates text",
+                "metadata '{}' is {kind}: the file is a classifying or reranking model, expected one that generates text or \
+                 whose embeddings are a mean (1) or the last token's (3)",
                 model.key("pooling_type")
             )));
         }

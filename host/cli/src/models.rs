@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rocmforge_engine::{EngineConfig, EngineHandle, Runner};
-use rocmforge_loader::config::{LoadTime, ModelEntry};
+use rocmforge_engine::{EngineConfig, EngineHandle, Pooling, Runner};
+use rocmforge_loader::config::{Embeddings, LoadTime, ModelEntry};
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 use rocmforge_server::ModelFacts;
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
@@ -64,8 +64,11 @@ pub fn load(
     no_fallback: bool,
     compile: CompileOptions,
 ) -> Result<Model> {
+    load_with(plugins, name, entry, &load_options(config, entry, no_fallback, compile))
+}
+
+fn load_with(plugins: &Arc<Plugins>, name: &str, entry: &ModelEntry, options: &LoadOptions) -> Result<Model> {
     let start = Instant::now();
-    let options = load_options(config, entry, no_fallback, compile);
     tracing::info!("loading model '{name}' from {}", entry.path.display());
     let bar = ProgressBar::no_length();
     if !std::io::stderr().is_terminal() {
@@ -75,7 +78,7 @@ pub fn load(
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_message(name.to_owned());
     let mut logged = 0;
-    let loaded = Model::load(plugins, &entry.path, &options, &mut |progress| {
+    let loaded = Model::load(plugins, &entry.path, options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
         let quarter = (4 * progress.done).checked_div(progress.total).unwrap_or(4);
@@ -99,6 +102,7 @@ pub fn load_options(config: &Config, entry: &ModelEntry, no_fallback: bool, comp
         fallback: config.placement.fallback && !no_fallback,
         gpu_layers: config.placement.gpu_layers.clone(),
         device_loss: config.placement.device_loss,
+        embeddings: false,
         cache_bytes: config.scheduler.kv_cache_mib.map(|mib| mib.get() as u64 * (1 << 20)),
         compile,
     }
@@ -135,6 +139,8 @@ pub struct Running {
     pub block_size: usize,
     /// Source of the chat template, where it has one.
     pub template_source: Option<String>,
+    /// What stands for a text in embeddings; `None`: it gives none.
+    pub pooling: Option<Pooling>,
     /// What people ask of it.
     pub facts: ModelFacts,
 }
@@ -150,7 +156,11 @@ pub fn start(
     room: Option<u64>,
 ) -> Result<Running> {
     let compile = compile_options(config, config.scheduler.max_step_tokens.get(), sequences);
-    let model = load(config, plugins, name, entry, no_fallback, compile)?;
+    let options = LoadOptions {
+        embeddings: entry.embeddings != Embeddings::Off,
+        ..load_options(config, entry, no_fallback, compile)
+    };
+    let model = load_with(plugins, name, entry, &options)?;
     let tokenizer = Tokenizer::from_metadata(model.file.metadata())?;
     let vocab = model.executable.program().info.vocab_size;
     if tokenizer.vocab_size() > vocab {
@@ -184,8 +194,21 @@ pub fn start(
     let (name, tokenizer, template) = (name.to_owned(), Arc::new(tokenizer), Arc::new(template));
     let limits = model.executable.limits();
     let (max_sequences, block_size) = (limits.max_sequences.min(limits.max_tokens), limits.block_size);
+    let pooling = pooling(entry, &model);
     let engine = EngineHandle::start_with_drafter(model.executable, drafter, tokenizer.clone(), &engine_config)?;
-    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source, facts })
+    let pooling = pooling.filter(|_| engine.embedding_width().is_some());
+    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source, pooling, facts })
+}
+
+/// What stands for a text: as the configuration says, else the file.
+fn pooling(entry: &ModelEntry, model: &Model) -> Option<Pooling> {
+    let metadata = model.file.metadata();
+    let architecture = metadata.str("general.architecture").unwrap_or_default();
+    match (entry.embeddings, metadata.u64(&format!("{architecture}.pooling_type"))) {
+        (Embeddings::Off, _) => None,
+        (Embeddings::Last, _) | (Embeddings::Auto, Some(3)) => Some(Pooling::Last),
+        (Embeddings::Mean | Embeddings::Auto, _) => Some(Pooling::Mean),
+    }
 }
 
 fn seconds(number: Option<NonZeroU32>) -> Option<Duration> {

@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use crate::course::CourseHandle;
+use crate::embedding::Embedding;
 use crate::engine::Place;
 use crate::error::EngineError;
 use crate::request::{
@@ -35,6 +36,7 @@ pub(crate) struct Active {
     prompt_tokens: usize,
     prompt_top: Option<usize>,
     prompt_logprobs: Vec<Logprobs>,
+    pub(crate) embedding: Option<Embedding>,
     arrived: Instant,
     pub(crate) course: CourseHandle,
     place: Place,
@@ -71,6 +73,7 @@ impl Active {
             prompt_tokens: request.prompt.len(),
             prompt_top: request.prompt_logprobs,
             prompt_logprobs: Vec::new(),
+            embedding: request.embed.map(Embedding::new),
             arrived,
             course,
             place,
@@ -113,6 +116,14 @@ impl Active {
         let early = self.generated < self.stop.min_tokens;
         let suppressed = if early { self.suppressed.as_slice() } else { &[] };
         self.sampler.sample(logits, position, suppressed).map(Some)
+    }
+
+    /// Sends the embedding, of which everything is known.
+    pub(crate) fn send_embedding(&mut self) {
+        self.course.lock().first_token.get_or_insert_with(Instant::now);
+        if let Some(embedding) = self.embedding.take() {
+            self.send(Event::Embedding(embedding.finish()));
+        }
     }
 
     /// Takes in a drawn token, the last of `tokens`.

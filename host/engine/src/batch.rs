@@ -68,7 +68,7 @@ impl StepBatch {
             let known = sequence.prompt_logit_positions(slice.start, end).map(|p| (p, false, None));
             // The last known token, and the guesses after it.
             let first = end - 1 - slice.guesses;
-            let sampled = (first..end).filter(|_| slice.samples);
+            let sampled = (first..end).filter(|_| slice.samples && sequence.pooling.is_none());
             let sampled = sampled.map(|p| (p, true, sequence.draft.get(p - first).copied().filter(|_| p + 1 < end)));
             for (position, samples, guess) in known.chain(sampled) {
                 self.logits_rows.push((first_row + position - slice.start) as u32);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::block::{BlockCounts, BlockManager};
 use crate::config::EngineConfig;
 use crate::draft::Drafter;
+use crate::embedding;
 use crate::error::EngineError;
 use crate::lengths::Lengths;
 use crate::request::GenerateRequest;
@@ -93,6 +94,7 @@ struct Shared {
     slots: usize,
     max_wait: Option<Duration>,
     vocab_size: usize,
+    embedding_width: Option<usize>,
     context: usize,
     capacity: usize,
     stream_buffer: usize,
@@ -136,7 +138,7 @@ impl EngineHandle {
         let blocks = BlockManager::new(limits.block_size, &groups, config.prefix_caching)?;
         let scheduler = Scheduler::new(scheduling, blocks)?.with_lengths(Lengths::of(runner.program())?);
         let (vocab_size, context) = (runner.program().info.vocab_size, config.context(runner.program())?);
-        let capacity = scheduler.longest_sequence();
+        let (capacity, embedding_width) = (scheduler.longest_sequence(), embedding::width(runner.program()));
         runner.allocate_cache(&config.cache_blocks).map_err(EngineError::step)?;
 
         let (commands, receiver) = channel();
@@ -152,6 +154,7 @@ impl EngineHandle {
             slots: scheduling.max_sequences,
             max_wait: config.max_wait,
             vocab_size,
+            embedding_width,
             context,
             capacity,
             stream_buffer: config.stream_buffer,
@@ -167,6 +170,11 @@ impl EngineHandle {
         self.shared.context.min(self.shared.capacity)
     }
 
+    /// Numbers in an embedding; `None`: the model's program tells none, and such requests are refused.
+    pub fn embedding_width(&self) -> Option<usize> {
+        self.shared.embedding_width
+    }
+
     /// Queues a request. Does not block.
     ///
     /// # Errors
@@ -177,6 +185,9 @@ impl EngineHandle {
             return Err(EngineError::ShuttingDown);
         }
         request.check(shared.vocab_size)?;
+        if request.embed.is_some() && shared.embedding_width.is_none() {
+            return Err(EngineError::request("model", "one whose hidden states can be told", "another"));
+        }
         let limit = self.answer_limit(&request)?;
         let place = self.admit()?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::SeqCst));
@@ -206,7 +217,8 @@ impl EngineHandle {
 
     /// Most tokens that the request can generate.
     fn answer_limit(&self, request: &GenerateRequest) -> Result<usize, EngineError> {
-        let (prompt, wanted) = (request.prompt.len(), request.stop.max_tokens.unwrap_or(usize::MAX));
+        let wanted = if request.embed.is_some() { Some(0) } else { request.stop.max_tokens };
+        let (prompt, wanted) = (request.prompt.len(), wanted.unwrap_or(usize::MAX));
         let Shared { context, capacity, .. } = *self.shared;
         if prompt + wanted.min(1) > context {
             return Err(EngineError::ContextExceeded { prompt, context });

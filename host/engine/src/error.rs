@@ -80,6 +80,14 @@ pub enum EngineError {
         /// NaN or infinity.
         found: f32,
     },
+    /// The model produced hidden states that are no numbers.
+    #[error("the embedding contains {found} at {column}; the model file or the backend is at fault")]
+    Embedding {
+        /// Place among the numbers.
+        column: usize,
+        /// NaN or infinity.
+        found: f32,
+    },
     /// The grammar of an answer cannot be followed any further.
     #[error("the grammar of the answer cannot be followed any further: {message}")]
     Grammar {

@@ -8,6 +8,7 @@ mod block;
 mod config;
 mod course;
 mod draft;
+mod embedding;
 mod engine;
 mod error;
 mod lengths;
@@ -32,7 +33,9 @@ pub use draft::{DraftModel, DraftRequest, Drafter, PromptLookup};
 pub use engine::{EngineHandle, EngineStats};
 pub use error::EngineError;
 pub use lengths::Lengths;
-pub use request::{Event, Finish, FinishReason, GenerateRequest, SpecialText, StopParams, Timings, TokenEvent, Usage};
+pub use request::{
+    Event, Finish, FinishReason, GenerateRequest, Pooling, SpecialText, StopParams, Timings, TokenEvent, Usage,
+};
 pub use runner::{RunError, Runner, RunnerLimits};
 pub use sampler::{Logprobs, SamplingParams};
 pub use scheduler::{Plan, PlannedSlice, Scheduler, SchedulerConfig};

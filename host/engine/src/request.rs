@@ -32,6 +32,15 @@ pub enum SpecialText {
     All,
 }
 
+/// Which tokens of a text stand for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of all of them.
+    Mean,
+    /// The last one.
+    Last,
+}
+
 /// A prompt to continue.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateRequest {
@@ -48,6 +57,8 @@ pub struct GenerateRequest {
     /// Report the log-probabilities of the prompt's tokens, and so many of the likeliest at each place
     /// (`echo` with `logprobs` of the completions API). Such a prompt is always computed in full.
     pub prompt_logprobs: Option<usize>,
+    /// Report the model's final hidden states of the prompt, pooled, and generate nothing.
+    pub embed: Option<Pooling>,
     /// Requests share cached prefixes with those of the same salt only, so that timing tells nobody about the prompts
     /// of others.
     pub cache_salt: String,
@@ -143,6 +154,8 @@ pub struct Finish {
 pub enum Event {
     /// Log-probabilities of the prompt's second and later tokens, in order. Only if asked for, before any token.
     Prompt(Vec<Logprobs>),
+    /// The pooled hidden states of the prompt, as many numbers as the model's states have. Only if asked for.
+    Embedding(Vec<f32>),
     /// A token. Not sent for a token that ends the answer.
     Token(TokenEvent),
     /// The end.

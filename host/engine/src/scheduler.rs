@@ -325,7 +325,7 @@ impl Scheduler {
             }
         }
         let mut sequence = self.sequences.remove(&id)?;
-        if sequence.prompt_logits_from.is_none() {
+        if !sequence.wants_all() {
             let mut tables = std::mem::take(&mut sequence.blocks);
             sequence.computed = self.blocks.adopt_prefix(&mut tables, sequence.tokens(), sequence.cache_key());
             sequence.blocks = tables;

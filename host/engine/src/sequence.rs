@@ -1,4 +1,5 @@
 use crate::block::BlockTables;
+use crate::request::Pooling;
 
 /// Names a request. Numbers rise in the order of arrival, and the scheduler serves them in this order where their
 /// priorities do not differ.
@@ -30,6 +31,8 @@ pub struct Sequence {
     pub(crate) draft: Vec<u32>,
     /// First position whose logits are wanted although the next token is known; `None` if none is.
     pub(crate) prompt_logits_from: Option<usize>,
+    /// What is wanted of it is its embedding, and no token.
+    pub(crate) pooling: Option<Pooling>,
 }
 
 impl Sequence {
@@ -49,6 +52,7 @@ impl Sequence {
             priority: 0,
             draft: Vec::new(),
             prompt_logits_from: None,
+            pooling: None,
         };
         sequence.set_class(0);
         sequence
@@ -59,6 +63,18 @@ impl Sequence {
     pub fn with_prompt_logits(mut self) -> Sequence {
         self.prompt_logits_from = Some(0);
         self
+    }
+
+    /// The same, but for its embedding instead of its next token.
+    #[must_use]
+    pub fn with_pooling(mut self, pooling: Pooling) -> Sequence {
+        self.pooling = Some(pooling);
+        self
+    }
+
+    /// Whether every token has to be computed for it, even those that a cache holds.
+    pub(crate) fn wants_all(&self) -> bool {
+        self.prompt_logits_from.is_some() || self.pooling == Some(Pooling::Mean)
     }
 
     /// The same with another priority than 0: smaller numbers are served first.

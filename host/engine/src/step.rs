@@ -8,8 +8,9 @@ use rocmforge_program::{OutputBuffer, output};
 use crate::active::Active;
 use crate::course::Piece;
 use crate::draft::{DraftRequest, Luck};
+use crate::embedding::output_of;
 use crate::error::EngineError;
-use crate::request::FinishReason;
+use crate::request::{FinishReason, Pooling};
 use crate::rows::{self, Job, Outcome};
 use crate::scheduler::Plan;
 use crate::sequence::RequestId;
@@ -17,6 +18,8 @@ use crate::worker::Worker;
 
 /// Most tokens to guess in a step for all sequences together: with many of them the device is busy without.
 const MOST_GUESSES: usize = 32;
+/// Ways of pooling, in the order in which their outputs are kept.
+const POOLINGS: [Pooling; 2] = [Pooling::Mean, Pooling::Last];
 
 impl Worker {
     pub(crate) fn step(&mut self, plan: &Plan) {
@@ -24,7 +27,7 @@ impl Worker {
         self.batch.fill(plan, &self.scheduler);
         self.stats.steps += 1;
         let begin = Instant::now();
-        if let Err(error) = self.run_step() {
+        if let Err(error) = self.run_step(plan) {
             tracing::error!(%error, requests = plan.slices.len(), "step failed");
             self.stats.failed_steps += 1;
             self.failures += 1;
@@ -37,6 +40,7 @@ impl Worker {
         self.scheduler.commit(plan);
         self.note_slices(plan, begin);
         self.take_rows();
+        self.take_embeddings(plan);
         for slice in &plan.slices {
             self.settle(slice.id);
         }
@@ -113,12 +117,38 @@ impl Worker {
         }
     }
 
-    fn run_step(&mut self) -> Result<(), EngineError> {
+    fn run_step(&mut self, plan: &Plan) -> Result<(), EngineError> {
         self.logits.resize(self.batch.rows().len().saturating_mul(self.vocab_size), 0.0);
         let runner = &mut self.runner;
         self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
-        let mut outputs = [OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
+        let mut outputs = vec![OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
+        for (pooling, states) in POOLINGS.into_iter().zip(&mut self.pooled) {
+            let wanted = plan.slices.iter().filter_map(|s| self.scheduler.sequence(s.id)?.pooling);
+            if wanted.into_iter().any(|p| p == pooling) {
+                states.resize(plan.slices.len().saturating_mul(self.embedding_width), 0.0);
+                outputs.push(OutputBuffer { name: output_of(pooling), data: states });
+            }
+        }
         runner.wait(&mut outputs).map_err(EngineError::step)
+    }
+
+    /// Takes the pooled states of those that are to be embedded, and ends those of which nothing is left.
+    fn take_embeddings(&mut self, plan: &Plan) {
+        // The step's sequences are the slices, in order.
+        for (i, slice) in plan.slices.iter().enumerate() {
+            let Some(active) = self.active.get_mut(&slice.id) else { continue };
+            let Some(embedding) = &mut active.embedding else { continue };
+            let states = &self.pooled[usize::from(embedding.pooling() != POOLINGS[0])];
+            let states = &states[i * self.embedding_width..(i + 1) * self.embedding_width];
+            match embedding.add(slice.start, slice.len, states) {
+                Err(error) => self.fail(slice.id, error),
+                Ok(()) if slice.samples => {
+                    active.send_embedding();
+                    self.finish(slice.id, FinishReason::Length);
+                }
+                Ok(()) => {}
+            }
+        }
     }
 
     /// Turns the rows of logits into tokens and events.

@@ -8,6 +8,7 @@ use crate::batch::StepBatch;
 use crate::config::EngineConfig;
 use crate::course::CourseHandle;
 use crate::draft::{Drafter, Luck};
+use crate::embedding;
 use crate::engine::{EngineStats, Place};
 use crate::error::EngineError;
 use crate::request::{Event, FinishReason, GenerateRequest};
@@ -48,6 +49,10 @@ pub(crate) struct Worker {
     pub(crate) batch: StepBatch,
     pub(crate) logits: Vec<f32>,
     pub(crate) vocab_size: usize,
+    /// Numbers in an embedding; 0 if the program tells none.
+    pub(crate) embedding_width: usize,
+    /// The pooled states of the sequences of a step, for each way of pooling.
+    pub(crate) pooled: [Vec<f32>; 2],
     stall_timeout: Duration,
     max_wait: Option<Duration>,
     max_time: Option<Duration>,
@@ -78,6 +83,7 @@ impl Worker {
         let batch = StepBatch::new(runner.program().group_count(), runner.limits().block_size)
             .with_lengths(scheduler.lengths().clone());
         let vocab_size = runner.program().info.vocab_size;
+        let embedding_width = embedding::width(runner.program()).unwrap_or(0);
         Worker {
             runner,
             vocabulary,
@@ -87,6 +93,8 @@ impl Worker {
             batch,
             logits: Vec::new(),
             vocab_size,
+            embedding_width,
+            pooled: Default::default(),
             stall_timeout: config.stall_timeout,
             max_wait: config.max_wait,
             max_time: config.max_time,
@@ -176,6 +184,10 @@ impl Worker {
             Sequence::new(request.prompt.clone(), request.cache_salt.clone()).with_priority(request.priority);
         let sequence = match request.prompt_logprobs {
             Some(_) => sequence.with_prompt_logits(),
+            None => sequence,
+        };
+        let sequence = match request.embed {
+            Some(pooling) => sequence.with_pooling(pooling),
             None => sequence,
         };
         let active = Active::new(request, limit, events, course, place, &*self.vocabulary);

@@ -78,6 +78,7 @@ fn read(mut stream: RequestStream) -> Answer {
         match stream.blocking_next().unwrap() {
             Event::Prompt(logprobs) => assert!(prompt_logprobs.replace(logprobs).is_none() && tokens.is_empty()),
             Event::Token(token) => tokens.push(token),
+            Event::Embedding(_) => panic!("nobody wants an embedding"),
             Event::Finished(finish) => break Ok(finish),
             Event::Error(error) => break Err(error),
         }

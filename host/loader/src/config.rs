@@ -166,9 +166,27 @@ pub struct ModelEntry {
     pub prompt_lookup: bool,
     /// Most tokens to guess in a row; absent: 8.
     pub draft_tokens: Option<NonZeroUsize>,
+    /// What stands for a text in embeddings.
+    #[serde(default)]
+    pub embeddings: Embeddings,
     /// When the server loads it.
     #[serde(default)]
     pub load: LoadTime,
+}
+
+/// What stands for a text in embeddings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Embeddings {
+    /// As the file says; the mean where it says nothing.
+    #[default]
+    Auto,
+    /// The mean of the states of all tokens.
+    Mean,
+    /// The states of the last token.
+    Last,
+    /// The model gives none.
+    Off,
 }
 
 /// When the server loads a model.

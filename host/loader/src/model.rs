@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use rocmforge_abi::CompileOptions;
 use rocmforge_gguf::GgufFile;
-use rocmforge_program::Program;
+use rocmforge_program::{Op, Program, ValueId};
 
+use crate::backend::Backend;
 use crate::config::{DeviceLoss, GpuLayers};
 use crate::error::LoaderError;
 use crate::executable::{Executable, Spare};
@@ -26,6 +27,8 @@ pub struct LoadOptions {
     pub cache_bytes: Option<u64>,
     /// What happens when its device is lost.
     pub device_loss: DeviceLoss,
+    /// Whether the program tells embeddings besides, if its form and the backends allow it.
+    pub embeddings: bool,
     /// Sizes to compile for.
     pub compile: CompileOptions,
 }
@@ -40,6 +43,7 @@ impl LoadOptions {
             gpu_layers: GpuLayers::Auto,
             cache_bytes: None,
             device_loss: DeviceLoss::default(),
+            embeddings: false,
             compile,
         }
     }
@@ -90,6 +94,10 @@ impl Model {
             tracing::warn!(model = %path.display(), "tensor '{name}' of the file is not used by architecture '{architecture}'");
         }
         let context_length = options.context_length.unwrap_or(program.info.context_length);
+        let program = match options.embeddings {
+            true => with_embeddings(program, plugins.backends())?,
+            false => program,
+        };
         let (mut executable, placement) = place(&Request {
             program: &program,
             file: &file,
@@ -144,6 +152,21 @@ fn describe(plugins: &Plugins, file: &GgufFile, options: &LoadOptions) -> Result
         other => other,
     })?;
     Ok((program, architecture.info().name.clone()))
+}
+
+/// The program with embeddings as outputs, where every backend that it may run on can compute them.
+fn with_embeddings(program: Program, backends: &[Backend]) -> Result<Program, LoaderError> {
+    let pools = [Op::MeanPool { x: ValueId(0) }, Op::LastPool { x: ValueId(0) }];
+    for backend in backends {
+        for pool in &pools {
+            if !backend.supports(pool, &[])? {
+                tracing::warn!("no embeddings: backend '{}' has no '{}'", backend.name(), pool.name());
+                return Ok(program);
+            }
+        }
+    }
+    let more = program.with_embeddings().map_err(|e| LoaderError::Placement(e.to_string()))?;
+    Ok(more.unwrap_or(program))
 }
 
 fn unused(file: &GgufFile, program: &Program) -> Vec<String> {

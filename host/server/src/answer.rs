@@ -77,6 +77,7 @@ pub(crate) async fn collect(
                 answer.text.push_str(&finish.text);
                 answer.finish_reason = finish_reason(&finish.reason);
             }
+            Event::Embedding(_) => {}
             Event::Error(error) => return Err(error.into()),
         }
     }
@@ -128,7 +129,7 @@ impl UsageCount {
                     self.cached += finish.usage.cached_tokens;
                 }
             }
-            Event::Prompt(_) | Event::Error(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) | Event::Error(_) => {}
         }
     }
 

@@ -357,6 +357,7 @@ impl From<EngineError> for ApiError {
             EngineError::ShuttingDown => ApiError::Draining,
             EngineError::Config { .. }
             | EngineError::Logits { .. }
+            | EngineError::Embedding { .. }
             | EngineError::Step { .. }
             | EngineError::Stalled { .. }
             | EngineError::Stopped => ApiError::Internal(message),

@@ -77,7 +77,7 @@ impl Recorder {
         let series = &self.series;
         self.context.trace.delivered();
         match event {
-            Event::Prompt(_) | Event::Error(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) | Event::Error(_) => {}
             Event::Token(_) => {
                 let now = Instant::now();
                 if std::mem::take(&mut self.waits_for_first) {

@@ -97,6 +97,16 @@ impl Tracked {
         self.progress().finish_reason = Some(finish_reason);
     }
 
+    /// Another sequence belongs to it.
+    pub(crate) fn adds(&self, sequence: RequestId) {
+        if let Some((engine, sequences)) = &mut self.progress().engine {
+            sequences.push(sequence);
+            if self.is_cancelled() {
+                engine.cancel(sequence);
+            }
+        }
+    }
+
     /// Ends it, unless it is over. What it holds is free after the step that runs now.
     pub(crate) fn cancel(&self) {
         if let Some((engine, sequences)) = &self.progress().engine {

@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rocmforge_engine::EngineHandle;
+use rocmforge_engine::{EngineHandle, Pooling};
 use rocmforge_loader::PlacementRow;
 use rocmforge_loader::config::{ServerSettings, TracingSettings};
 use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
@@ -37,6 +37,8 @@ pub struct ServedModel {
     pub block_size: usize,
     /// Source of `template`, for those who ask; `None` where the model has none of its own.
     pub template_source: Option<String>,
+    /// What stands for a text in embeddings; `None`: the model gives none.
+    pub pooling: Option<Pooling>,
     /// Compiles grammars of answers.
     pub grammars: LazyGrammars,
     /// What else is told of it.

@@ -14,7 +14,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
-from langchain_openai import ChatOpenAI, OpenAI  # noqa: E402
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
 URL, MODEL = sys.argv[1], sys.argv[2]
@@ -89,6 +89,23 @@ def langchain_tools():
 def langchain_completions():
     text = OpenAI(model=MODEL, base_url=URL + "/v1", api_key="none", temperature=0, max_tokens=4).invoke("Once upon")
     assert text
+
+
+@case
+def langchain_embeddings():
+    # Otherwise it fetches OpenAI's tokenizer to cut texts, and sends tokens of a vocabulary that the model has not.
+    embeddings = OpenAIEmbeddings(model=MODEL, base_url=URL + "/v1", api_key="none", check_embedding_ctx_length=False)
+    vectors = embeddings.embed_documents(["a", "b", "a"])
+    assert len(vectors) == 3 and max(abs(x - y) for x, y in zip(vectors[0], vectors[2])) < 1e-4
+    assert len(embeddings.embed_query("a")) == len(vectors[0])
+
+
+@case
+def litellm_embeddings():
+    for form in ("float", "base64"):
+        r = litellm.embedding(model="openai/" + MODEL, api_base=URL + "/v1", api_key="none", input=["a", "b"],
+                              encoding_format=form)
+        assert len(r.data) == 2 and r.usage.prompt_tokens > 0, r
 
 
 @case

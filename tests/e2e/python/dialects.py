@@ -146,6 +146,16 @@ def local():
     error = fails(ollama.ResponseError, lambda: client.chat(model="none", messages=QUESTION))
     assert error.status_code == 404 and "none" in error.error, error
 
+    embedded = client.embed(model=MODEL, input=["What is 14 + 74?", "The cat"])
+    assert len(embedded.embeddings) == 2 and embedded.prompt_eval_count > 5, embedded
+    assert all(abs(sum(x * x for x in e) - 1) < 1e-5 for e in embedded.embeddings), embedded
+    alone = client.embeddings(model=MODEL, prompt="The cat").embedding
+    length = sum(x * x for x in alone) ** 0.5
+    assert all(abs(x / length - y) < 1e-4 for x, y in zip(alone, embedded.embeddings[1])), "not of length 1, but the same"
+    error = fails(ollama.ResponseError, lambda: client.embed(model=MODEL, input="word " * 3000))
+    assert error.status_code == 400 and "context" in error.error, error
+    assert len(client.embed(model=MODEL, input="word " * 3000, truncate=True).embeddings) == 1
+
     # The model goes when it is told to, and comes back by itself.
     client.generate(model=MODEL, prompt="", keep_alive=0)
     for _ in range(200):

@@ -249,6 +249,66 @@ def streams_log_probabilities_and_running_usage():
     assert all(c.usage is not None for c in chunks)
 
 
+def near(a, b, tolerance=1e-6):
+    return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b))
+
+
+@case
+def embeds_texts():
+    # The client asks for base64 unless told otherwise.
+    texts = ["What is 14 + 74?", "What is 14 + 75?", "The cat sat on the mat.", "word " * 300]
+    r = client.embeddings.create(model=MODEL, input=texts)
+    vectors = [e.embedding for e in r.data]
+    assert [e.index for e in r.data] == [0, 1, 2, 3] and r.usage.prompt_tokens == r.usage.total_tokens > 300, r.usage
+    assert all(abs(sum(x * x for x in v) - 1) < 1e-5 for v in vectors)
+    floats = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+    assert all(near(a, b.embedding) for a, b in zip(vectors, floats.data))
+    similar = lambda a, b: sum(x * y for x, y in zip(a, b))  # noqa: E731
+    assert similar(vectors[0], vectors[1]) > similar(vectors[0], vectors[2]), "what is alike is near"
+    for text, expected in zip(texts, vectors):
+        alone = client.embeddings.create(model=MODEL, input=text).data[0].embedding
+        assert near(alone, expected, 1e-4), "it does not depend on what else is embedded"
+        tokens = httpx.post(URL + "/tokenize", json={"model": MODEL, "content": text, "add_special": True}).json()
+        again = client.embeddings.create(model=MODEL, input=tokens["tokens"]).data[0].embedding
+        assert near(again, expected, 1e-4)
+    lists = client.embeddings.create(model=MODEL, input=[tokens["tokens"], [1, 2, 3]])
+    assert len(lists.data) == 2 and near(lists.data[0].embedding, expected, 1e-4)
+
+
+@case
+def embeddings_in_other_forms():
+    ask = lambda **more: client.embeddings.create(model=MODEL, input="The cat", **more).data[0].embedding  # noqa: E731
+    whole, short = ask(), ask(dimensions=8)
+    length = sum(x * x for x in whole[:8]) ** 0.5
+    assert near(short, [x / length for x in whole[:8]], 1e-6)
+    mean, last = ask(extra_body={"pooling": "mean"}), ask(extra_body={"pooling": "last"})
+    assert near(whole, mean) and not near(mean, last, 1e-3)
+    raw = ask(extra_body={"normalize": False})
+    length = sum(x * x for x in raw) ** 0.5
+    assert near(whole, [x / length for x in raw], 1e-5)
+    many = client.embeddings.create(model=MODEL, input=["a", "b"] * 300)
+    assert len(many.data) == 600 and near(many.data[0].embedding, many.data[598].embedding, 1e-4)
+
+
+@case
+def embeddings_that_are_refused():
+    def wrong(param, code=400, error=openai.BadRequestError, **more):
+        try:
+            client.embeddings.create(**{"model": MODEL, "input": "a", **more})
+            raise AssertionError(more)
+        except error as e:
+            assert e.status_code == code and e.param == param, e
+            return e
+    wrong("dimensions", dimensions=100_000)
+    wrong("dimensions", dimensions=0)
+    wrong("input", input=[])
+    wrong("input[1]", input=["a", ""], extra_body={"add_special_tokens": False})
+    wrong("input", input=[10**9])
+    wrong("encoding_format", encoding_format="int8")
+    wrong("model", code=404, error=openai.NotFoundError, model="no-such-model")
+    assert wrong("input", input="word " * 3000).code == "context_length_exceeded"
+
+
 @case
 def samplers_of_other_servers():
     for extra in ({"min_p": 0.1}, {"typical_p": 0.9}, {"top_n_sigma": 1}, {"mirostat": 1}, {"mirostat": 2},

@@ -252,7 +252,7 @@ pub fn together(
             match event {
                 Event::Token(token) => tokens.push(token.token),
                 Event::Error(e) => panic!("{e}"),
-                Event::Prompt(_) | Event::Finished(_) => {}
+                Event::Prompt(_) | Event::Embedding(_) | Event::Finished(_) => {}
             }
         }
         tokens

@@ -248,8 +248,10 @@ fn what_only_looks_like_a_family_is_refused_with_what_is_taken() {
         refused(architecture, &other, &[&[quoted.as_str(), "no loaded plugin takes"], &taken[..]].concat());
     }
     let pooling = |kind| Variant::of("qwen2-yarn").set("pooling_type", Value::U32(kind));
-    refused("embeddings", &pooling(3), &["'qwen2.pooling_type' is 3", "embedding or reranking"]);
-    assert_eq!(program(&pooling(0)), program(&Variant::of("qwen2-yarn")));
+    refused("ranks", &pooling(4), &["'qwen2.pooling_type' is 4", "classifying or reranking"]);
+    for kind in [0, 1, 3] {
+        assert_eq!(program(&pooling(kind)), program(&Variant::of("qwen2-yarn")));
+    }
     let old = Variant::of("mixtral").without("blk.0.ffn_gate_exps.weight").zeros("blk.0.ffn_gate.0.weight", &[96, 64]);
     refused(
         "experts one by one",

@@ -3,6 +3,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use anyhow::{Context, Result};
 use rocmforge_engine::{Event, GenerateRequest};
 use rocmforge_loader::Config;
+use rocmforge_loader::config::Embeddings;
 use serde_json::{Value, json};
 
 use crate::args::Chat;
@@ -14,7 +15,8 @@ const HELP: &str = "/clear forgets the conversation, /exit or Ctrl-D ends, Ctrl-
 
 pub fn run(config: &Config, args: &Chat) -> Result<()> {
     let plugins = setup::plugins(config)?;
-    let (name, entry) = models::select(config, &args.model)?;
+    let (name, mut entry) = models::select(config, &args.model)?;
+    entry.embeddings = Embeddings::Off;
     let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     let system: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
@@ -73,7 +75,7 @@ async fn stream(running: &Running, request: GenerateRequest) -> Result<String> {
         match &event {
             Event::Token(token) => reply.push_str(&token.text),
             Event::Finished(finish) => reply.push_str(&finish.text),
-            Event::Prompt(_) | Event::Error(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) | Event::Error(_) => {}
         }
         if let Some(end) = show(&event, &mut out)? {
             writeln!(out)?;

@@ -3,6 +3,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, Result, bail};
 use rocmforge_engine::{Event, FinishReason, GenerateRequest, SamplingParams, StopParams};
 use rocmforge_loader::Config;
+use rocmforge_loader::config::Embeddings;
 use rocmforge_tokenizer::RenderContext;
 use serde_json::json;
 
@@ -22,6 +23,7 @@ pub fn run(config: &Config, args: &Generate) -> Result<()> {
     let plugins = setup::plugins(config)?;
     let (name, mut entry) = models::select(config, &args.model)?;
     args.speculation.apply(&mut entry);
+    entry.embeddings = Embeddings::Off;
     let running = models::start(config, &plugins, &name, &entry, args.model.no_fallback, 1, None)?;
     let prompt = match args.chat {
         true => chat_prompt(&running, &[json!({"role": "user", "content": text})])?,
@@ -65,7 +67,7 @@ pub fn chat_prompt(running: &Running, messages: &[serde_json::Value]) -> Result<
 /// Prints the text of an event; says how the answer ended if it has.
 pub fn show(event: &Event, out: &mut impl Write) -> Result<Option<String>> {
     let end = match event {
-        Event::Prompt(_) => return Ok(None),
+        Event::Prompt(_) | Event::Embedding(_) => return Ok(None),
         Event::Token(token) => {
             out.write_all(token.text.as_bytes())?;
             None

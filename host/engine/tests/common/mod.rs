@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rocmforge_engine::{RunError, Runner, RunnerLimits, Vocabulary};
 use rocmforge_program::{
-    CacheDecl, IR_VERSION, InputSource, ModelInfo, NO_BLOCK, Node, Op, OutputBuffer, Program, Step, StepLimits, input,
+    CacheDecl, DType, IR_VERSION, InputSource, ModelInfo, NO_BLOCK, Node, Op, OutputBuffer, OutputDecl, Program, Step,
+    StepLimits, ValueId, WeightDecl, WeightId, input, output,
 };
 
 pub const VOCAB: usize = 64;
@@ -21,6 +22,8 @@ pub struct SimulatedModel {
     /// Per group and slot: token, position, and the class it was computed in.
     cache: Vec<Vec<Option<(u32, u32, u32)>>>,
     rows: Vec<f32>,
+    /// Pooled [states](state) of the sequences: the mean, and the last.
+    pooled: [Vec<f32>; 2],
     /// Steps to fail; `usize::MAX`: panic in the next one.
     pub fail: Arc<AtomicUsize>,
     /// If there is one, each step waits for a message; the sender gone means to run freely.
@@ -42,7 +45,36 @@ impl SimulatedModel {
         let caches = windows.iter().enumerate().map(cache).collect();
         let (weights, nodes, outputs) = Default::default();
         let program = Program { ir: IR_VERSION, info, weights, caches, nodes, outputs };
-        SimulatedModel { program, limits, cache: Vec::new(), rows: Vec::new(), fail: Arc::default(), gate: None }
+        let (cache, rows, pooled, fail) = Default::default();
+        SimulatedModel { program, limits, cache, rows, pooled, fail, gate: None }
+    }
+
+    /// A model that tells embeddings: the pooled [states](state).
+    pub fn embedding(mut self) -> SimulatedModel {
+        let node = |op| Node { op, layer: None };
+        let (ids, x, table) = (ValueId(0), ValueId(1), WeightId(0));
+        let weight = WeightDecl { name: "states".into(), dims: vec![VOCAB, STATES], dtype: DType::F32 };
+        self.program.weights = vec![weight];
+        self.program.nodes = vec![
+            node(Op::Input { source: InputSource::TokenIds }),
+            node(Op::Embed { ids, table, scale: 1.0 }),
+            node(Op::MeanPool { x }),
+            node(Op::LastPool { x }),
+        ];
+        let output = |name: &str, value| OutputDecl { name: name.into(), value: ValueId(value) };
+        self.program.outputs = vec![output(output::MEAN, 2), output(output::LAST, 3)];
+        self
+    }
+
+    fn pool(&mut self, step: &Step<'_>) {
+        self.pooled = Default::default();
+        for ends in step.query_start.windows(2) {
+            let tokens = ends[0] as usize..ends[1] as usize;
+            let states: Vec<_> = tokens.map(|t| state(step.token_ids[t], step.positions[t])).collect();
+            let mean = |i: usize| states.iter().map(|s| s[i]).sum::<f32>() / states.len() as f32;
+            self.pooled[0].extend((0..STATES).map(mean));
+            self.pooled[1].extend(states[states.len() - 1]);
+        }
     }
 
     /// A model that computes sequences of more tokens than each of these in another way.
@@ -107,6 +139,7 @@ impl Runner for SimulatedModel {
                 cache[tables.slot_mapping[t] as usize] = Some(entry);
             }
         }
+        self.pool(step);
         self.rows.clear();
         for &row in step.logits_rows {
             let sequence = step.query_start.partition_point(|&start| start <= row) - 1;
@@ -133,13 +166,26 @@ impl Runner for SimulatedModel {
 
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError> {
         for output in outputs {
-            if output.data.len() != self.rows.len() {
-                return Err(format!("{} logits wanted, {} computed", output.data.len(), self.rows.len()).into());
+            let found = match output.name {
+                output::MEAN => &self.pooled[0],
+                output::LAST => &self.pooled[1],
+                _ => &self.rows,
+            };
+            if output.data.len() != found.len() {
+                return Err(format!("{}: {} wanted, {} computed", output.name, output.data.len(), found.len()).into());
             }
-            output.data.copy_from_slice(&self.rows);
+            output.data.copy_from_slice(found);
         }
         Ok(())
     }
+}
+
+/// Numbers in a state.
+pub const STATES: usize = 3;
+
+/// What a token at a position says of a text.
+pub fn state(token: u32, position: u32) -> [f32; STATES] {
+    [token as f32, position as f32, (token * (position + 1) % 17) as f32]
 }
 
 /// Sets tokens of sequences of different classes apart.

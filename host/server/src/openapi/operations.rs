@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::params::Fields;
 use crate::params::rules::{Route, described};
 use crate::requests::Report;
-use crate::routes::shapes::{self, ModelList};
+use crate::routes::shapes::{self, Embeddings, ModelList};
 use crate::wire::{ChatChoice, ChunkChoice, CompletionChoice, Envelope};
 
 /// Media types, and schemas of what they hold; of an event stream that of one event.
@@ -69,6 +69,10 @@ fn completion() -> Map<String, Value> {
     with_known(asked(json!({"prompt": ""}), |fields| drop(shapes::parse_completion(fields))), Route::Completions)
 }
 
+fn embedding() -> Map<String, Value> {
+    with_known(asked(json!({"input": ""}), |fields| drop(shapes::parse_embedding(fields))), Route::Embeddings)
+}
+
 fn with_known(mut members: Map<String, Value>, route: Route) -> Map<String, Value> {
     members.extend(described(route).map(|(name, schema)| (name.to_string(), schema)));
     members
@@ -126,6 +130,14 @@ fn ollama_generate() -> Map<String, Value> {
     only(&["model", "prompt", "stream"])
 }
 
+fn ollama_embed() -> Map<String, Value> {
+    only(&["model", "input"])
+}
+
+fn ollama_embeddings() -> Map<String, Value> {
+    only(&["model", "prompt"])
+}
+
 const fn open(members: fn() -> Map<String, Value>, required: &'static [&'static str]) -> Option<Body> {
     Some(Body { members, required, open: true })
 }
@@ -133,6 +145,7 @@ const fn open(members: fn() -> Map<String, Value>, required: &'static [&'static 
 const NDJSON: &str = "application/x-ndjson";
 const CHAT: Option<Body> = Some(Body { members: chat, required: &["messages"], open: false });
 const COMPLETION: Option<Body> = Some(Body { members: completion, required: &["prompt"], open: false });
+const EMBEDDING: Option<Body> = Some(Body { members: embedding, required: &["input"], open: false });
 const NAMED: Option<Body> = Some(Body { members: model, required: &["model"], open: false });
 const MODEL: &[&str] = &["model"];
 
@@ -164,6 +177,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Continues one or several texts, and scores them.",
         COMPLETION,
         &[(JSON, schema::<Envelope<'_, CompletionChoice>>), (EVENTS, schema::<Envelope<'_, CompletionChoice>>)],
+    ),
+    post(
+        "/v1/embeddings",
+        "create_embedding",
+        "What texts mean, as vectors.",
+        EMBEDDING,
+        &[(JSON, schema::<Embeddings>)],
     ),
     get("/v1/models", "list_models", "The models.", &[(JSON, schema::<ModelList>)]),
     get("/models", "list_models_plainly", "The models.", &[(JSON, schema::<ModelList>)]),
@@ -206,6 +226,20 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Continues a text, as of Ollama's API.",
         open(ollama_generate, &["model"]),
         &[(JSON, object), (NDJSON, object)],
+    ),
+    post(
+        "/api/embed",
+        "ollama_embed",
+        "What texts mean, as vectors, as of Ollama's API.",
+        open(ollama_embed, &["model"]),
+        &[(JSON, object)],
+    ),
+    post(
+        "/api/embeddings",
+        "ollama_embeddings",
+        "What a text means, as a vector, as of Ollama's older API.",
+        open(ollama_embeddings, &["model"]),
+        &[(JSON, object)],
     ),
     get("/api/tags", "ollama_tags", "The models, as of Ollama's API.", &[(JSON, object)]),
     get("/api/ps", "ollama_ps", "The models in memory, as of Ollama's API.", &[(JSON, object)]),

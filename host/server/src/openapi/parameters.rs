@@ -15,7 +15,7 @@ pub(super) fn form(name: &str) -> Option<Value> {
     let object = json!({"type": "object"});
     Some(match name {
         "messages" => json!({"type": "array", "minItems": 1, "items": message()}),
-        "prompt" => {
+        "prompt" | "input" => {
             let lists = json!({"type": "array", "items": tokens});
             json!({"anyOf": [text, texts, tokens, lists]})
         }

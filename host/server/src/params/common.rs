@@ -121,12 +121,12 @@ impl Common {
     }
 }
 
-fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
+pub(crate) fn priority(fields: &mut Fields) -> Result<i32, ApiError> {
     let number = fields.integer("priority", i32::MIN.into()..=i32::MAX.into())?;
     Ok(number.and_then(|n| i32::try_from(n).ok()).unwrap_or(0))
 }
 
-fn max_time(fields: &mut Fields) -> Result<Option<Duration>, ApiError> {
+pub(crate) fn max_time(fields: &mut Fields) -> Result<Option<Duration>, ApiError> {
     let seconds = fields.number("max_time", 0.0..=MAX_TIME)?;
     Ok(seconds.and_then(|s| Duration::try_from_secs_f32(s).ok()))
 }

@@ -61,20 +61,33 @@ const CHAT: &[(&str, Rule)] = &[
 /// Of plain completions only.
 const COMPLETIONS: &[(&str, Rule)] = &[];
 
+/// Of embeddings.
+const EMBEDDINGS: &[(&str, Rule)] =
+    &[("user", Ignore), ("request_id", Ignore), ("metadata", Ignore), ("truncate_prompt_tokens", Unsupported)];
+
 /// Which parameters a route has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Route {
     Chat,
     Completions,
+    Embeddings,
+}
+
+impl Route {
+    /// The known parameters: those of the route, and those that it shares.
+    fn known(self) -> impl Iterator<Item = &'static (&'static str, Rule)> {
+        let (shared, own) = match self {
+            Route::Chat => (COMMON, CHAT),
+            Route::Completions => (COMMON, COMPLETIONS),
+            Route::Embeddings => (&[][..], EMBEDDINGS),
+        };
+        shared.iter().chain(own)
+    }
 }
 
 /// Looks at what is left of a request: known parameters that change nothing pass, all others are errors.
 pub(crate) fn check_rest(fields: Fields, route: Route) -> Result<(), ApiError> {
-    let own = match route {
-        Route::Chat => CHAT,
-        Route::Completions => COMPLETIONS,
-    };
-    let known = |key: &str| COMMON.iter().chain(own).find(|(name, _)| *name == key);
+    let known = |key: &str| route.known().find(|(name, _)| *name == key);
     for (param, key, value) in fields.rest() {
         match known(&key) {
             None if value.is_null() => {}
@@ -87,11 +100,7 @@ pub(crate) fn check_rest(fields: Fields, route: Route) -> Result<(), ApiError> {
 
 /// Schemas of the parameters that pass here, for descriptions of the routes.
 pub(crate) fn described(route: Route) -> impl Iterator<Item = (&'static str, Value)> {
-    let own = match route {
-        Route::Chat => CHAT,
-        Route::Completions => COMPLETIONS,
-    };
-    COMMON.iter().chain(own).filter_map(|(name, rule)| match rule {
+    route.known().filter_map(|(name, rule)| match rule {
         Ignore => Some((*name, json!({"description": "without effect"}))),
         Only(values) => {
             let mut values: Vec<Value> = values.iter().filter_map(|v| serde_json::from_str(v).ok()).collect();

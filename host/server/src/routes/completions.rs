@@ -18,7 +18,7 @@ use crate::generation::Generation;
 use crate::http::body::json_bytes;
 use crate::http::observe::unique_id;
 use crate::params::common::{MAX_N, StreamOptions, max_tokens, top_logprobs};
-use crate::params::prompt::{Prompt, prompts};
+use crate::params::prompt::{MAX_PROMPTS, Prompt, prompts};
 use crate::params::rules::{Route, check_rest};
 use crate::params::{Common, Fields};
 use crate::recorder::RequestContext;
@@ -61,7 +61,7 @@ impl CompletionRequest {
         if suffix.is_some() && echo {
             return Err(ApiError::invalid("echo", "false in a request with `suffix`", true));
         }
-        let prompts = prompts(fields.required("prompt")?)?;
+        let prompts = prompts(fields.required("prompt")?, "prompt", MAX_PROMPTS)?;
         check_rest(fields, Route::Completions)?;
         common.check()?;
         let answers = prompts.len().saturating_mul(best_of);
@@ -315,7 +315,7 @@ impl Chunks for CompletionChunks {
                 let finish_reason = Some(finish_reason(&reason));
                 vec![self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }])]
             }
-            Event::Error(_) => vec![],
+            Event::Embedding(_) | Event::Error(_) => vec![],
         }
     }
 

@@ -139,7 +139,7 @@ impl Chunks for TokenEvents {
                 usage: self.usage.total(),
                 timings: self.usage.timings(),
             })],
-            Event::Prompt(_) | Event::Error(_) => vec![],
+            Event::Prompt(_) | Event::Embedding(_) | Event::Error(_) => vec![],
         }
     }
 

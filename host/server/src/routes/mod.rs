@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod dialects;
+mod embeddings;
 mod generate;
 mod models;
 mod operations;
@@ -47,6 +48,7 @@ pub(crate) fn router(state: Arc<AppState>, address: SocketAddr) -> Result<Router
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
         .route("/generate", post(generate::create))
         .route("/generate/stream", post(generate::stream))
         .route("/status", get(status::server))
@@ -88,6 +90,8 @@ fn dialects() -> Router<Arc<AppState>> {
         .route("/v1/responses/{id}", get(responses::stored).delete(responses::stored))
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
+        .route("/api/embeddings", post(ollama::embed_one))
         .route("/api/tags", get(ollama::list))
         .route("/api/ps", get(ollama::running))
         .route("/api/show", post(ollama::show))

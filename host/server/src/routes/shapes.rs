@@ -2,6 +2,8 @@
 
 use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
+use super::embeddings::EmbeddingRequest;
+pub(crate) use super::embeddings::Embeddings;
 pub(crate) use super::models::List as ModelList;
 use crate::error::ApiError;
 use crate::params::Fields;
@@ -12,6 +14,10 @@ pub(crate) fn parse_chat(fields: Fields) -> Result<(), ApiError> {
 
 pub(crate) fn parse_completion(fields: Fields) -> Result<(), ApiError> {
     CompletionRequest::take(fields).map(drop)
+}
+
+pub(crate) fn parse_embedding(fields: Fields) -> Result<(), ApiError> {
+    EmbeddingRequest::take(fields).map(drop)
 }
 
 pub(crate) fn parse_tokenize(fields: Fields) -> Result<(), ApiError> {

@@ -252,7 +252,7 @@ fn a_window_holds_only_the_blocks_that_it_needs() {
         match event {
             Event::Token(token) => answer.push(token.token),
             Event::Error(e) => panic!("{e}"),
-            Event::Prompt(_) | Event::Finished(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) | Event::Finished(_) => {}
         }
         // By then the prompt is over, and with it steps of many tokens.
         if answer.len() >= 16 {

@@ -161,7 +161,7 @@ impl Chunks for ChatChunks {
                 chunks.push(self.chunk(vec![last]));
                 chunks
             }
-            Event::Prompt(_) | Event::Error(_) => vec![],
+            Event::Prompt(_) | Event::Embedding(_) | Event::Error(_) => vec![],
         }
     }
 

@@ -1,5 +1,6 @@
 //! Ollama's `/api/*`.
 
+mod embed;
 mod request;
 mod stream;
 mod tell;
@@ -19,6 +20,7 @@ use crate::params::Fields;
 use crate::recorder::RequestContext;
 use crate::state::AppState;
 use crate::wire::now;
+pub(in crate::routes) use embed::{create as embed, create_one as embed_one};
 use request::{Asked, KeepAlive, Kind, read};
 use stream::Lines;
 pub(in crate::routes) use tell::{list, running, show, version};

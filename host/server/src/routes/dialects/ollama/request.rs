@@ -101,7 +101,7 @@ pub(super) fn read(state: &AppState, mut fields: Fields, kind: Kind) -> Result<A
 }
 
 /// Clients send members that say nothing.
-fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -112,7 +112,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Zero, as a number or with a unit, means that the model is to go.
-fn keep_alive(fields: &mut Fields) -> KeepAlive {
+pub(super) fn keep_alive(fields: &mut Fields) -> KeepAlive {
     let none = match fields.take("keep_alive") {
         Some(Value::Number(n)) => n.as_f64() == Some(0.0),
         Some(Value::String(text)) => text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) == "0",
@@ -131,6 +131,16 @@ fn format(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
             Ok(Some(json!({"type": "json_schema", "json_schema": schema})))
         }
         Some(other) => Err(ApiError::invalid("format", "\"json\" or a JSON schema", describe(&other))),
+    }
+}
+
+/// Options where none of those that a model answers by counts.
+pub(super) fn check_options(fields: &mut Fields) -> Result<(), ApiError> {
+    let options = Fields::of(fields.take("options").unwrap_or_else(|| json!({})), "options")?;
+    let known = |key: &str| IGNORED.contains(&key) || OPTIONS.iter().any(|(name, _)| *name == key);
+    match options.rest().find(|(_, key, value)| !value.is_null() && !known(key)) {
+        Some((param, ..)) => Err(ApiError::Unsupported { param, hint: String::new() }),
+        None => Ok(()),
     }
 }
 
