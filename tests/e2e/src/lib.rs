@@ -1,6 +1,7 @@
 //! Runs reference models through the built plugin files and measures how far their logits are from those recorded.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 mod cases;
 mod far;
 pub mod hip;
