@@ -263,6 +263,8 @@ pub struct ServerSettings {
     pub tls_key: Option<PathBuf>,
     /// Most connections at a time; more wait to be accepted.
     pub max_connections: NonZeroUsize,
+    /// Most connections of one address at a time; more are closed. Absent: half of `max_connections`.
+    pub max_connections_per_address: Option<NonZeroUsize>,
     /// Largest request body, MiB.
     pub max_body_mib: NonZeroUsize,
     /// Seconds that running requests get to finish after a signal to stop.
@@ -287,6 +289,7 @@ impl Default for ServerSettings {
             tls_certificate: None,
             tls_key: None,
             max_connections: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN),
+            max_connections_per_address: None,
             max_body_mib: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
             shutdown_seconds: 30,
             default_max_tokens: None,

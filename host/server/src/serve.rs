@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::error::{ServerError, local_address};
 use crate::http::access::MAX_HEADERS;
+use crate::http::addresses::{Addresses, Counted};
 use crate::http::patience::Patient;
 use crate::http::tls;
 use crate::routes::router;
@@ -68,7 +69,9 @@ pub async fn serve(
     tracing::info!(%address, "listening");
     let closing = watch::Sender::new(false);
     let most = state.settings.max_connections.get().min(Semaphore::MAX_PERMITS);
-    let mut door = Door { listener, router, tls, places: Arc::new(Semaphore::new(most)), closing: closing.clone() };
+    let of_one = state.settings.max_connections_per_address.map_or((most / 2).max(1), |n| n.get());
+    let (places, addresses) = (Arc::new(Semaphore::new(most)), Addresses::new(of_one));
+    let mut door = Door { listener, router, tls, places, addresses, closing: closing.clone() };
     let mut connections = JoinSet::new();
     let stop = async {
         shutdown.await;
@@ -98,6 +101,9 @@ pub async fn serve(
     Ok(())
 }
 
+/// What an open connection takes up, in all and of its address.
+type Place = (OwnedSemaphorePermit, Counted);
+
 /// Where connections come in.
 struct Door {
     listener: TcpListener,
@@ -105,6 +111,7 @@ struct Door {
     tls: Option<TlsAcceptor>,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
+    addresses: Addresses,
     closing: watch::Sender<bool>,
 }
 
@@ -130,9 +137,16 @@ impl Door {
         }
     }
 
-    async fn next(&self) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    async fn next(&self) -> std::io::Result<(TcpStream, Place)> {
         let place = self.places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-        Ok((self.listener.accept().await?.0, place))
+        loop {
+            let (stream, address) = self.listener.accept().await?;
+            match self.addresses.admit(address.ip()) {
+                Some(counted) => return Ok((stream, (place, counted))),
+                // Closed without a word: an answer would have to wait for a request.
+                None => tracing::debug!(%address, "too many connections of one address"),
+            }
+        }
     }
 }
 
@@ -142,7 +156,7 @@ async fn connection(
     router: Router,
     tls: Option<TlsAcceptor>,
     closing: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 ) {
     // Tokens are sent as they come. Without it they only come later.
     let _ = stream.set_nodelay(true);

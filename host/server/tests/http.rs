@@ -9,6 +9,8 @@ use common::*;
 use rocmforge_loader::config::ServerSettings;
 use rocmforge_server::Readiness;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 const CHAT: &str = "/v1/chat/completions";
 const DRAIN: Duration = Duration::from_secs(5);
@@ -217,4 +219,30 @@ async fn a_file_of_keys_that_cannot_be_used_leaves_nothing_open() {
     };
     check("/no/such/file", "/no/such/file").await;
     check(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "Cargo.toml:1").await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_every_connection() {
+    let settings = ServerSettings { max_connections_per_address: NonZeroUsize::new(2), ..Default::default() };
+    let server = Server::start(settings, DRAIN).await;
+    let half = b"GET /health HTTP/1.1\r\nHo";
+    let first = server.open(half).await;
+    let _second = server.open(half).await;
+    let closed = async || {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        // What was sent meanwhile may make the end a hard one.
+        matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_))
+    };
+    assert!(closed().await);
+    drop(first);
+    while server
+        .open(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .read(&mut [0; 1])
+        .await
+        .ok()
+        != Some(1)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

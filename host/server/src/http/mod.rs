@@ -1,6 +1,7 @@
 //! What goes on around every route.
 
 pub(crate) mod access;
+pub(crate) mod addresses;
 pub(crate) mod body;
 pub(crate) mod keys;
 pub(crate) mod observe;
