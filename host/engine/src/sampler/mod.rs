@@ -13,6 +13,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 mod truncate;
+mod whole;
 
 pub use constraint::Constraint;
 pub use grammar::{COMPILE_LIMIT, Grammar, GrammarError, Grammars, JSON_SPACE, MAX_GRAMMAR_BYTES};
@@ -44,6 +45,7 @@ pub struct Sampler {
     surprise: Option<Bound>,
     follower: Option<Follower>,
     scratch: Vec<select::Candidate>,
+    sums: Vec<f64>,
 }
 
 impl Sampler {
@@ -52,7 +54,7 @@ impl Sampler {
         let rng = Rng::new(params.seed.unwrap_or_else(Rng::random_seed));
         let history = History::new(prompt, &params);
         let surprise = params.mirostat.map(Bound::new);
-        Sampler { params, rng, history, surprise, follower: None, scratch: Vec::new() }
+        Sampler { params, rng, history, surprise, follower: None, scratch: Vec::new(), sums: Vec::new() }
     }
 
     /// The same, within a grammar.
@@ -91,6 +93,9 @@ impl Sampler {
 
     fn draw(&mut self, logits: &[f32], position: usize) -> u32 {
         let (candidates, position) = (&mut self.scratch, position as u64);
+        if whole::applies(&self.params) {
+            return whole::draw(logits, self.params.temperature, self.rng.uniform(position), &mut self.sums);
+        }
         if let Some(bound) = &mut self.surprise {
             select::weights(logits, self.params.temperature, candidates);
             bound.cut(candidates);
