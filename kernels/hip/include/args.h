@@ -109,8 +109,10 @@ struct RfBinaryArgs {
 };
 
 // out[t, r] = sum_c W[r, c] x[t, c] (+ bias[r]) (+ residual[t, r]).
-// For one item and without experts, the result can be made the 8-bit activations of the next matrix at once. With `next_norm`
-// the last block to finish takes the rms norm of the row, which `out` then holds; with `pair` each block quantises its part.
+// For one item and without experts, the result can be made the 8-bit activations of the next matrix at once: each block quantises
+// its part. With `pair` that is the result itself. With `next_norm` it is the result times `next_weight`, without the factor of the
+// rms norm, which nobody knows before all blocks are done: `squares` gets each block's sum of squares, and the matrices that read
+// the codes get them as `x_squares`, sum them, and scale their results.
 // With `experts`, item i = t * slots + s takes the rows of expert experts[i], and x[t], or x[i] unless shared.
 // With `pair`, row r of out is activation(row r) * (row r + pair).
 struct RfGemvArgs {
@@ -134,8 +136,9 @@ struct RfGemvArgs {
     uint64_t next_codes;  // i8 [rows or pair] or 0
     uint64_t next_scales; // RfScale
     uint64_t next_weight; // f32 [rows] or 0
-    uint64_t arrived;     // u32, 0 before and after, with next_norm
-    float eps;
+    uint64_t squares;     // f32 [rows / 32], with next_norm
+    uint64_t x_squares;   // f32 [columns / 32] or 0: x is one row and lacks the factor of its rms norm
+    float eps;            // of that
     uint32_t next_norm;
 };
 
@@ -249,6 +252,13 @@ struct RfAttentionArgs {
     uint64_t arrived;      // u32 [(tokens + sequences) * kv_heads], all 0, or 0: the last part of a tile then reduces its parts
     uint64_t codes;        // i8 [tokens, heads, value_dim] or 0: the result quantised as well; value_dim is a multiple of 32
     uint64_t scales;       // RfScale, with codes
+};
+
+// Attention of one token per sequence that makes its queries, keys and values itself: rope.q, rope.k and rope.v are of this step,
+// the keys and values go to the cache, and attention.q is not read. Both have the same cache.
+struct RfDecodeArgs {
+    RfAttentionArgs attention; // first: see rf_again
+    RfRopeArgs rope;
 };
 
 // out[i, r] = powers[x_i] * sum_c W[r, c] x[x_i, c] (+ bias[r]) (+ residual[i, r]) for many items, x in f16.

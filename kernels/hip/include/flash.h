@@ -8,8 +8,10 @@
 #include "cache.h"
 #include "matrix.h"
 #include "parts.h"
+#include "rope.h"
 
-template <uint32_t D, uint32_t POS, uint32_t WM, uint32_t WD>
+// With `rotates` the queries, and the key and value of the newest position, are made here.
+template <uint32_t D, uint32_t POS, uint32_t WM, uint32_t WD, bool rotates = false>
 struct RfFlash {
     static constexpr uint32_t threads = WM * WD * RF_WAVE;
     static constexpr uint32_t rows = 16 * WM;
@@ -82,11 +84,37 @@ struct RfFlash {
 
     RF_METHOD bool valid(uint32_t row) const { return row / group < tokens; }
 
+    // The queries of this key-value head to shared memory; by the part that has the newest position, its key and value to the cache.
+    RF_METHOD void rotate(const RfRopeArgs &rope, Shared &shared, float *held, uint32_t split) const {
+        const uint32_t oldest = args.window && position + 1 > args.window ? position + 1 - args.window : 0;
+        const uint32_t tiles = (position + 1 - oldest + POS - 1) / POS, per = (tiles + args.splits - 1) / args.splits;
+        const bool newest = (tiles - 1) / per == split;
+        float *h = held + rf_wave() * D;
+        for (uint32_t i = rf_wave(); i < group + (newest ? 2 : 0); i += threads / RF_WAVE) {
+            const uint32_t role = i < group ? 0 : i - group + 1;
+            rf_rope_head(rope, first, role == 0 ? kv_head * group + i : kv_head, role, h);
+            if (role == 0) {
+                for (uint32_t c = 2 * rf_lane(); c < D; c += 2 * RF_WAVE) {
+                    const bool inside = c < args.cache.key_dim;
+                    float a = inside ? h[c] * args.scale : 0.0f, b = inside ? h[c + 1] * args.scale : 0.0f;
+                    *reinterpret_cast<uint32_t *>(shared.q + i * stride + c) = rf_pack_halves(a, b);
+                }
+            } else {
+                rf_rope_write(rope, first, kv_head, role == 2, true, h);
+            }
+            rf_wave_sync();
+        }
+        rf_fence_device();
+        rf_barrier();
+        rf_fence_device();
+    }
+
     // Queries to shared memory, and what each row sees.
     RF_METHOD void prepare(Shared &shared) const {
         const uint32_t dim = args.cache.key_dim;
         const float *q = rf_ptr<const float>(args.q);
-        for (uint32_t at = rf_thread(); at < rows * D / 2; at += threads) {
+        // Those that are made here are there already.
+        for (uint32_t at = rf_thread() + (rotates ? group * (D / 2) : 0); at < rows * D / 2; at += threads) {
             uint32_t row = at / (D / 2), c = at % (D / 2) * 2;
             float a = 0.0f, b = 0.0f;
             if (valid(row) && c < dim) {
@@ -298,7 +326,7 @@ struct RfFlash {
 
 // Block x: part of the context; y: key-value head; z: tile of tokens, counted over all sequences.
 template <class Flash>
-RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared) {
+RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared, const RfRopeArgs *rope = nullptr, float *held = nullptr) {
     const uint32_t *start = rf_ptr<const uint32_t>(args.query_start);
     Flash flash = {args, rf_block_y(), args.heads / args.cache.kv_heads, 0, 0, 0, 0, nullptr};
     const uint32_t most = Flash::rows / flash.group;
@@ -334,7 +362,13 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared)
             }
         }
     } else {
-        flash.run(shared, rf_block_x());
+        if (rope) {
+            flash.rotate(*rope, shared, held, rf_block_x());
+            Flash rest = {rf_again(args), flash.kv_head, flash.group, flash.sequence, flash.first, flash.tokens, flash.position, flash.table};
+            rest.run(shared, rf_block_x());
+        } else {
+            flash.run(shared, rf_block_x());
+        }
     }
     if (args.splits == 1 && args.codes) {
         rf_fence_device();

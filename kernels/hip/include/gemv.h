@@ -38,14 +38,29 @@ RF_FN RfGemvRows<rows> rf_gemv_rows(const RfGemvArgs &args, uint32_t vectors) {
 
 RF_FN uint32_t rf_gemv_x_row(const RfGemvArgs &args, uint32_t item) { return args.shared ? item / args.slots : item; }
 
+// The factor of x's rms norm, in two parts: what this lane reads of the sums of squares, early, and the rest, late.
+RF_FN float rf_gemv_squares(const RfGemvArgs &args) {
+    float sum = 0.0f;
+    if (args.x_squares) {
+        const float *squares = rf_ptr<const float>(args.x_squares);
+        for (uint32_t i = rf_lane(); i < args.columns / 32; i += RF_WAVE) {
+            sum += squares[i];
+        }
+    }
+    return sum;
+}
+RF_FN float rf_gemv_factor(const RfGemvArgs &args, float squares) {
+    return args.x_squares ? 1.0f / rf_sqrt(rf_wave_sum(squares) / float(args.columns) + args.eps) : 1.0f;
+}
+
 template <uint32_t rows, uint32_t vectors>
-RF_FN void rf_gemv_finish(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][vectors]) {
+RF_FN void rf_gemv_finish(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][vectors], float factor) {
     const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
 #pragma unroll
     for (uint32_t v = 0; v < vectors; v++) {
 #pragma unroll
         for (uint32_t i = 0; i < rows; i++) {
-            sum[i][v] = rf_wave_sum(sum[i][v]);
+            sum[i][v] = rf_wave_sum(sum[i][v]) * factor;
         }
     }
     if (rf_lane() != 0) {
@@ -121,6 +136,7 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         x[v] = rf_ptr<const uint8_t>(args.x) + row * args.x_stride;
         scales[v] = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
     }
+    const float squares = rf_gemv_squares(args);
     float sum[rows][vectors] = {};
     for (uint32_t unit = rf_lane(); unit < units; unit += RF_WAVE) {
         typename F::Raw raw[rows];
@@ -150,70 +166,18 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
             }
         }
     }
-    rf_gemv_finish<rows, vectors>(args, r, sum);
+    rf_gemv_finish<rows, vectors>(args, r, sum, rf_gemv_factor(args, squares));
 }
 
 struct RfGemvShared {
-    float scratch[RF_GEMV_THREADS / 32];
     float part[32]; // results that share a scale
-    uint32_t last;
 };
-
-// The last block to get here takes the rms norm of the whole result and quantises it.
-RF_FN void rf_gemv_next_norm(const RfGemvArgs &args, RfGemvShared &shared, uint32_t blocks) {
-    rf_fence_device();
-    rf_barrier();
-    if (rf_thread() == 0) {
-        uint32_t *arrived = rf_ptr<uint32_t>(args.arrived);
-        shared.last = rf_atomic_add(arrived, 1) + 1 == blocks;
-        if (shared.last) {
-            *arrived = 0;
-        }
-    }
-    rf_barrier();
-    if (!shared.last) {
-        return;
-    }
-    rf_fence_device();
-    const uint32_t n = args.rows, groups = (n + 4 * RF_GEMV_THREADS - 1) / (4 * RF_GEMV_THREADS);
-    const float *x = rf_ptr<const float>(args.out), *weight = rf_ptr<const float>(args.next_weight);
-    const bool whole = rf_is_aligned(x) && rf_is_aligned(weight);
-    const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
-    float y[RF_ROW_HELD][4], squares = 0.0f;
-#pragma unroll
-    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-        uint32_t c = 4 * (j * RF_GEMV_THREADS + rf_thread());
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            y[j][i] = 0.0f;
-        }
-        if (j < groups && c < n) {
-            float w[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-            rf_load4(x, c, n, whole, y[j]);
-            if (weight) {
-                rf_load4(weight, c, n, whole, w);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                squares = rf_fma(y[j][i], y[j][i], squares);
-                y[j][i] *= w[i];
-            }
-        }
-    }
-    squares = rf_block_sum<RF_GEMV_THREADS>(squares, shared.scratch);
-    const float factor = 1.0f / rf_sqrt(squares / float(n) + args.eps);
-#pragma unroll
-    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            y[j][i] *= factor;
-        }
-    }
-    rf_store_row<RF_GEMV_THREADS>(to, n, groups, y, shared.scratch);
-}
 
 // Blocks of 32 results of pairs, of which each pass gives one per wave, with a scale of their own.
 constexpr uint32_t RF_GEMV_PASSES = 32 / (RF_GEMV_THREADS / RF_WAVE);
+
+// Lanes of a block that takes 32 rows of a result whose norm follows.
+constexpr uint32_t RF_GEMV_NORM_THREADS = 512;
 
 // One item: weights are loaded ahead of the arithmetic.
 template <uint32_t format>
@@ -270,6 +234,8 @@ struct RfGemvOne {
     // Gate and up, quantised for the next matrix: a block takes the 32 results of one scale.
     RF_MEMBER void run_pairs(const RfGemvArgs &args, RfGemvShared &shared) {
         constexpr uint32_t waves = RF_GEMV_THREADS / RF_WAVE;
+        const float squares = rf_gemv_squares(args);
+        float factor = 0.0f;
         for (uint32_t pass = 0; pass < RF_GEMV_PASSES; pass++) {
             RfGemvRows<rows> r;
             r.item = 0;
@@ -279,7 +245,8 @@ struct RfGemvOne {
             r.weight[1] = r.weight[0] + args.pair;
             float sum[rows][1];
             multiply(args, r, sum);
-            float gate = rf_wave_sum(sum[0][0]), up = rf_wave_sum(sum[1][0]);
+            factor = pass == 0 ? rf_gemv_factor(args, squares) : factor;
+            float gate = rf_wave_sum(sum[0][0]) * factor, up = rf_wave_sum(sum[1][0]) * factor;
             if (args.bias) {
                 gate += rf_ptr<const float>(args.bias)[r.weight[0]];
                 up += rf_ptr<const float>(args.bias)[r.weight[1]];
@@ -293,16 +260,67 @@ struct RfGemvOne {
             }
         }
         rf_barrier();
-        if (rf_wave() == 0) {
-            const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
-            float y[4] = {};
-#pragma unroll
-            for (uint32_t i = 0; i < 4; i++) {
-                y[i] = rf_lane() < 8 ? shared.part[4 * rf_lane() + i] : 0.0f;
-            }
-            uint32_t c = rf_block_x() * 32 + 4 * rf_lane();
-            rf_store_codes(to, c, rf_lane() < 8 && c < args.pair, y);
+        store_part(args, shared, args.pair, false);
+    }
+
+    // The 32 results in shared memory as codes, by the first wave; with `norm` times their weights, and their squares' sum.
+    RF_MEMBER void store_part(const RfGemvArgs &args, const RfGemvShared &shared, uint32_t results, bool norm) {
+        if (rf_wave() != 0) {
+            return;
         }
+        const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
+        const uint32_t c = rf_block_x() * 32 + 4 * rf_lane();
+        const bool inside = rf_lane() < 8 && c < results;
+        float y[4] = {}, squares = 0.0f;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            y[i] = rf_lane() < 8 ? shared.part[4 * rf_lane() + i] : 0.0f;
+            squares = rf_fma(y[i], y[i], squares);
+        }
+        if (norm) {
+            squares = rf_wave_sum<8>(squares);
+            if (rf_lane() == 0) {
+                rf_ptr<float>(args.squares)[rf_block_x()] = squares;
+            }
+            if (args.next_weight && inside) {
+                const rf_f32x4 w = *reinterpret_cast<const rf_f32x4 *>(rf_ptr<const float>(args.next_weight) + c);
+                y[0] *= w.x, y[1] *= w.y, y[2] *= w.z, y[3] *= w.w;
+            }
+        }
+        rf_store_codes(to, c, inside, y);
+    }
+
+    // 32 rows, and the codes of the norm of the whole result but for its factor.
+    RF_MEMBER void run_norm(const RfGemvArgs &args, RfGemvShared &shared) {
+        constexpr uint32_t waves = RF_GEMV_NORM_THREADS / RF_WAVE, passes = 32 / (waves * rows);
+        static_assert(waves * rows * passes == 32, "a block takes the rows of a scale");
+        const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
+        const float lane_squares = rf_gemv_squares(args);
+        for (uint32_t pass = 0; pass < passes; pass++) {
+            RfGemvRows<rows> r;
+            r.item = 0;
+            const uint32_t within = (pass * waves + rf_wave()) * rows;
+#pragma unroll
+            for (uint32_t i = 0; i < rows; i++) {
+                r.row[i] = rf_block_x() * 32 + within + i;
+                r.weight[i] = r.row[i];
+            }
+            float sum[rows][1];
+            multiply(args, r, sum);
+            const float factor = rf_gemv_factor(args, lane_squares);
+#pragma unroll
+            for (uint32_t i = 0; i < rows; i++) {
+                float y = rf_wave_sum(sum[i][0]) * factor;
+                y = bias ? y + bias[r.row[i]] : y;
+                y = residual ? y + residual[r.row[i]] : y;
+                if (rf_lane() == 0) {
+                    shared.part[within + i] = y;
+                    rf_ptr<float>(args.out)[r.row[i]] = y;
+                }
+            }
+        }
+        rf_barrier();
+        store_part(args, shared, args.rows, true);
     }
 
     RF_MEMBER void run(const RfGemvArgs &args, RfGemvShared &shared) {
@@ -312,12 +330,9 @@ struct RfGemvOne {
         }
         RfGemvRows<rows> r = rf_gemv_rows<rows>(args, 1);
         float sum[rows][1];
+        const float squares = rf_gemv_squares(args);
         multiply(args, r, sum);
-        rf_gemv_finish<rows, 1>(args, r, sum);
-        if (args.next_norm) {
-            constexpr uint32_t per = RF_GEMV_THREADS / RF_WAVE * rows;
-            rf_gemv_next_norm(args, shared, (args.rows + per - 1) / per);
-        }
+        rf_gemv_finish<rows, 1>(args, r, sum, rf_gemv_factor(args, squares));
     }
 };
 
@@ -327,3 +342,11 @@ struct RfGemvOne {
         RfGemvOne<format>::run(args, shared);                                                                          \
     }                                                                                                                  \
     RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 1) { rf_gemv<format, 4>(args); }
+
+// Also the kernel for a result whose norm follows.
+#define RF_GEMV_NORM(name, format)                                                                                     \
+    RF_GEMV(name, format)                                                                                              \
+    RF_KERNEL_STREAM(rf_gemv_##name##_norm, RfGemvArgs, RF_GEMV_NORM_THREADS, 1) {                                     \
+        RF_SHARED RfGemvShared shared;                                                                                 \
+        RfGemvOne<format>::run_norm(args, shared);                                                                     \
+    }

@@ -2,10 +2,10 @@
 #include "device.h"
 #include "gemv.h"
 
-RF_GEMV(q4_0, RF_Q4_0)
-RF_GEMV(q4_1, RF_Q4_1)
-RF_GEMV(q5_0, RF_Q5_0)
-RF_GEMV(q5_1, RF_Q5_1)
-RF_GEMV(q8_0, RF_Q8_0)
-RF_GEMV(iq4_nl, RF_IQ4_NL)
-RF_GEMV(mxfp4, RF_MXFP4)
+RF_GEMV_NORM(q4_0, RF_Q4_0)
+RF_GEMV_NORM(q4_1, RF_Q4_1)
+RF_GEMV_NORM(q5_0, RF_Q5_0)
+RF_GEMV_NORM(q5_1, RF_Q5_1)
+RF_GEMV_NORM(q8_0, RF_Q8_0)
+RF_GEMV_NORM(iq4_nl, RF_IQ4_NL)
+RF_GEMV_NORM(mxfp4, RF_MXFP4)

@@ -92,7 +92,7 @@ RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
             }
         }
     }
-    rf_gemv_finish<rows, vectors>(args, r, sum);
+    rf_gemv_finish<rows, vectors>(args, r, sum, 1.0f);
 }
 
 #define RF_GEMV_PLAIN(name, format)                                                                                    \

@@ -99,7 +99,8 @@ args! {
     struct RfGemvArgs {
         weight: RfPlanes, x: u64, scales: u64, out: u64, bias: u64, residual: u64, experts: u64,
         rows: u32, columns: u32, items: u32, x_stride: u32, out_stride: u32, residual_stride: u32, slots: u32, shared: u32,
-        pair: u32, activation: u32, next_codes: u64, next_scales: u64, next_weight: u64, arrived: u64, eps: f32, next_norm: u32,
+        pair: u32, activation: u32, next_codes: u64, next_scales: u64, next_weight: u64, squares: u64,
+        x_squares: u64, eps: f32, next_norm: u32,
     }
 
     /// A function of each element.
@@ -148,6 +149,9 @@ args! {
         block_tables: u64, partial: u64, cache: RfCache, tokens: u32, sequences: u32, heads: u32, q_stride: u32,
         out_stride: u32, max_blocks: u32, splits: u32, window: u32, scale: f32, softcap: f32, arrived: u64, codes: u64, scales: u64,
     }
+
+    /// Attention of single tokens with the rotation before it.
+    struct RfDecodeArgs { attention: RfAttentionArgs, rope: RfRopeArgs, }
 
     /// A matrix and many vectors.
     struct RfGemmArgs {

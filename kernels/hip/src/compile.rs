@@ -245,6 +245,17 @@ impl Cache {
         Ok(files.iter().filter(|f| f.extension().is_some_and(|e| e == "hip")).filter_map(stem).collect())
     }
 
+    /// What all sources and headers are together: another text for any change of one.
+    pub fn fingerprint(&self) -> Result<String, CompileError> {
+        let mut parts = vec![];
+        for folder in ["include", "kernels"] {
+            for file in list(&self.sources.join(folder))? {
+                parts.push(std::fs::read(&file).map_err(io(&file))?);
+            }
+        }
+        Ok(format!("{:016x}", hash(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())))
+    }
+
     fn source(&self, job: &Job) -> PathBuf {
         self.sources.join("kernels").join(format!("{}.hip", job.source))
     }

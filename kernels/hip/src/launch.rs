@@ -22,7 +22,11 @@ pub struct Launch {
 
 /// The kernel of this name.
 fn kernel(name: &str) -> &'static Kernel {
-    KERNELS.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("no kernel {name}"))
+    find(name).unwrap_or_else(|| panic!("no kernel {name}"))
+}
+
+fn find(name: &str) -> Option<&'static Kernel> {
+    KERNELS.iter().find(|kernel| kernel.name == name)
 }
 
 fn launch<A: KernelArgs>(name: &str, wave: u32, grid: [u32; 3], args: &A) -> Launch {
@@ -74,6 +78,9 @@ fn format_name(dtype: DType) -> String {
 /// A matrix and a few vectors: quantised weights take 8-bit activations, others f32.
 /// With `args.experts` every item takes its own rows.
 pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
+    if args.next_norm != 0 {
+        return launch(&norm_name(dtype), wave, [args.rows / 32, 1, 1], args);
+    }
     let vectors = if args.experts != 0 || args.items <= 1 { 1 } else { GEMV_VECTORS };
     let waves = 256 / wave;
     let per_wave = if vectors == 1 { 2 } else { 4 };
@@ -84,15 +91,17 @@ pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
     launch(&name, wave, [rows.div_ceil(per_block), args.items.div_ceil(vectors), 1], args)
 }
 
-/// The longest row whose rms norm [`gemv`] can take at its end (`next_norm`).
-pub const GEMV_MOST_NORM: u32 = 8192;
-
-/// Whether [`gemv`] can quantise its result for the next matrix (`next_codes`): one item, quantised weights, whole scales.
-pub fn gemv_fuses(dtype: DType, args: &RfGemvArgs) -> bool {
+/// Whether [`gemv`] can quantise its result for the next matrix (`next_codes`), with `norm` without the factor of the rms norm
+/// in between (`next_norm`): one item, quantised weights, whole scales.
+pub fn gemv_fuses(dtype: DType, args: &RfGemvArgs, norm: bool) -> bool {
     let plain = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
     let results = if args.pair != 0 { args.pair } else { args.rows };
-    let fits = args.pair != 0 || args.rows <= GEMV_MOST_NORM;
+    let fits = if norm { args.pair == 0 && find(&norm_name(dtype)).is_some() } else { args.pair != 0 };
     !plain && args.items == 1 && args.experts == 0 && fits && results.is_multiple_of(32)
+}
+
+fn norm_name(dtype: DType) -> String {
+    format!("rf_gemv_{}_norm", format_name(dtype))
 }
 
 /// Whether [`gemm`] takes weights of this type with this many columns; [`gemv`] takes all that the kernels read.
@@ -179,6 +188,20 @@ pub fn attention(args: &RfAttentionArgs, wave: u32) -> Vec<Launch> {
         launches.push(launch("rf_attention_reduce", wave, [args.heads, args.tokens, 1], args));
     }
     launches
+}
+
+/// Attention of exactly one token per sequence with the rotation before it in one launch; `None` where [`rope`] and
+/// [`attention`] must be launched one after the other. Parts are reduced in place, so that more than one needs `arrived`.
+pub fn decode(args: &RfDecodeArgs, wave: u32) -> Option<Launch> {
+    let a = &args.attention;
+    let in_place = a.splits == 1 || a.arrived != 0;
+    let heads = args.rope.k_heads == a.cache.kv_heads && args.rope.v_heads == a.cache.kv_heads;
+    let name = match flash(a) {
+        Some(("rf_flash_64_few", _)) if in_place && heads => "rf_decode_64",
+        Some(("rf_flash_128_few", _)) if in_place && heads => "rf_decode_128",
+        _ => return None,
+    };
+    Some(launch(name, wave, [a.splits, a.cache.kv_heads, a.tokens], args))
 }
 
 /// Whether [`attention`] quantises its result where `codes` asks for it.

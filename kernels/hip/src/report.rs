@@ -118,13 +118,14 @@ fn units(text: &str, kernel: &str) -> Vec<String> {
     units
 }
 
-/// The table as a document: a row per kernel, with a column per target.
-pub fn document(toolchain: &Toolchain, archs: &[String], all: &[Usage]) -> String {
+/// The table as a document: a row per kernel, with a column per target. `sources` is [`Cache::fingerprint`].
+pub fn document(toolchain: &Toolchain, sources: &str, archs: &[String], all: &[Usage]) -> String {
     let mut text = format!(
         "# GPU kernels: what they take\n\nWritten by `cargo run --release -p rocmforge-kernels-hip --bin hip-kernels -- report --arch all --out \
-         docs/gpu-resources.md`, with {}.\n\nEach cell: vector registers of a lane / bytes of shared memory of a block. No kernel spills \
-         registers or uses scratch memory, all are within {MOST_VGPRS} vector registers, and those that multiply matrices have the \
-         target's dot or matrix instructions; the command fails otherwise.\n\n| kernel | {} |\n|---|{}\n",
+         docs/gpu-resources.md`, with {},\nfrom the sources whose fingerprint is {sources}; a test compares that.\n\nEach cell: vector \
+         registers of a lane / bytes of shared memory of a block. No kernel spills registers or uses\nscratch memory, all are within \
+         {MOST_VGPRS} vector registers, and those that multiply matrices have the target's dot or matrix\ninstructions; the command fails \
+         otherwise.\n\n| kernel | {} |\n|---|{}\n",
         toolchain.version,
         archs.join(" | "),
         "---|".repeat(archs.len()),

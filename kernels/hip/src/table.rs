@@ -73,6 +73,10 @@ kernels! {
         rf_flash_128_few: RfAttentionArgs, Threads::Waves(4);
         rf_flash_256_few: RfAttentionArgs, Threads::Waves(4);
     }
+    "decode" {
+        rf_decode_64: RfDecodeArgs, Threads::Waves(4);
+        rf_decode_128: RfDecodeArgs, Threads::Waves(4);
+    }
     "experts" {
         rf_router: RfRouterArgs, Threads::Waves(1);
         rf_expert_sort: RfExpertSortArgs, ROW;
@@ -92,20 +96,33 @@ kernels! {
     }
     "gemv_legacy" {
         rf_gemv_q4_0_1: RfGemvArgs, ROW; rf_gemv_q4_0_4: RfGemvArgs, ROW;
+        rf_gemv_q4_0_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q4_1_1: RfGemvArgs, ROW; rf_gemv_q4_1_4: RfGemvArgs, ROW;
+        rf_gemv_q4_1_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q5_0_1: RfGemvArgs, ROW; rf_gemv_q5_0_4: RfGemvArgs, ROW;
+        rf_gemv_q5_0_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q5_1_1: RfGemvArgs, ROW; rf_gemv_q5_1_4: RfGemvArgs, ROW;
+        rf_gemv_q5_1_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q8_0_1: RfGemvArgs, ROW; rf_gemv_q8_0_4: RfGemvArgs, ROW;
+        rf_gemv_q8_0_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_iq4_nl_1: RfGemvArgs, ROW; rf_gemv_iq4_nl_4: RfGemvArgs, ROW;
+        rf_gemv_iq4_nl_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_mxfp4_1: RfGemvArgs, ROW; rf_gemv_mxfp4_4: RfGemvArgs, ROW;
+        rf_gemv_mxfp4_norm: RfGemvArgs, Threads::Fixed(512);
     }
     "gemv_k" {
         rf_gemv_q2_k_1: RfGemvArgs, ROW; rf_gemv_q2_k_4: RfGemvArgs, ROW;
+        rf_gemv_q2_k_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q3_k_1: RfGemvArgs, ROW; rf_gemv_q3_k_4: RfGemvArgs, ROW;
+        rf_gemv_q3_k_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q4_k_1: RfGemvArgs, ROW; rf_gemv_q4_k_4: RfGemvArgs, ROW;
+        rf_gemv_q4_k_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q5_k_1: RfGemvArgs, ROW; rf_gemv_q5_k_4: RfGemvArgs, ROW;
+        rf_gemv_q5_k_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_q6_k_1: RfGemvArgs, ROW; rf_gemv_q6_k_4: RfGemvArgs, ROW;
+        rf_gemv_q6_k_norm: RfGemvArgs, Threads::Fixed(512);
         rf_gemv_iq4_xs_1: RfGemvArgs, ROW; rf_gemv_iq4_xs_4: RfGemvArgs, ROW;
+        rf_gemv_iq4_xs_norm: RfGemvArgs, Threads::Fixed(512);
     }
     "gemv_iq" {
         rf_gemv_iq1_s_1: RfGemvArgs, ROW; rf_gemv_iq1_s_4: RfGemvArgs, ROW;

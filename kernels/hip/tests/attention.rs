@@ -269,6 +269,85 @@ fn attention_of_single_tokens() {
     });
 }
 
+/// One token per sequence: a single launch gives what the rotation and then attention give, cache included.
+#[test]
+fn single_tokens_may_be_rotated_where_they_attend() {
+    let name = "single_tokens_may_be_rotated_where_they_attend";
+    on_both_waves(name, &["attention", "flash", "rope", "decode"], |gpu| {
+        for (heads, kv_heads, dim, splits, norm) in [(4, 2, 64, 1, false), (7, 1, 128, 3, true), (2, 2, 40, 2, false)] {
+            let sequences = vec![(70u32, 1usize), (1, 1), (0, 1), (150, 1), (64, 1), (65, 1)];
+            let count = sequences.len();
+            let shape = Shape { kind: CacheKind::F16, heads, kv_heads, key_dim: dim, value_dim: dim, sequences };
+            let mut random = Random::new(9);
+            let width = (heads + 2 * kv_heads) * dim;
+            let qkv = gpu.upload(&random.normals(count * width));
+            let frequencies = gpu.upload(&(0..dim / 2).map(|i| 0.7f32.powi(i as i32)).collect::<Vec<_>>());
+            let weight = gpu.upload(&random.normals(dim));
+            let attend = |fused: bool| {
+                let mut paged = Paged::new(gpu, &shape, &mut Random::new(10));
+                let tables = gpu.download::<u32>(paged.args.block_tables, count * paged.args.max_blocks as usize);
+                let slot = |(s, context): (usize, &u32)| match *context as usize {
+                    0 => u32::MAX,
+                    n => {
+                        let block = tables[s * paged.args.max_blocks as usize + (n - 1) / BLOCK];
+                        block * BLOCK as u32 + ((n - 1) % BLOCK) as u32
+                    }
+                };
+                let slots: Vec<u32> = paged.contexts.iter().enumerate().map(slot).collect();
+                let q_out = gpu.room(count * heads * dim * 4);
+                let rope = RfRopeArgs {
+                    q: qkv,
+                    k: qkv + 4 * (heads * dim) as u64,
+                    v: qkv + 4 * ((heads + kv_heads) * dim) as u64,
+                    q_out,
+                    q_weight: weight,
+                    k_weight: weight,
+                    positions: paged.args.positions,
+                    frequencies,
+                    slots: gpu.upload(&slots),
+                    cache: paged.args.cache,
+                    tokens: count as u32,
+                    q_heads: heads as u32,
+                    k_heads: kv_heads as u32,
+                    v_heads: kv_heads as u32,
+                    q_stride: width as u32,
+                    k_stride: width as u32,
+                    v_stride: width as u32,
+                    q_out_stride: (heads * dim) as u32,
+                    key_dim: dim as u32,
+                    value_dim: dim as u32,
+                    rotary_dim: dim as u32,
+                    norm: u32::from(norm),
+                    magnitude: 1.0,
+                    eps: 1e-5,
+                    ..Default::default()
+                };
+                let args = &mut paged.args;
+                (args.q, args.out, args.splits) = (q_out, gpu.room(count * heads * dim * 4), splits);
+                let bytes = launch::attention_partial_bytes(count as u32, heads as u32, splits, dim as u32);
+                (args.partial, args.arrived) =
+                    (gpu.room(bytes as usize), gpu.upload(&vec![0u32; 2 * count * kv_heads]));
+                if fused {
+                    let args = RfDecodeArgs { attention: RfAttentionArgs { q: 0, ..*args }, rope };
+                    gpu.run(launch::decode(&args, gpu.wave).expect("one launch"));
+                } else {
+                    gpu.run(launch::rope(&rope, gpu.wave));
+                    launch::attention(args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
+                }
+                let blocks: u32 = paged.contexts.iter().map(|c| c.div_ceil(BLOCK as u32)).sum();
+                let bytes = u64::from(blocks) * paged.args.cache.block_bytes;
+                (
+                    gpu.floats(paged.args.out, count * heads * dim),
+                    gpu.download::<u8>(paged.args.cache.base, bytes as usize),
+                )
+            };
+            let ((expected, cache), (found, written)) = (attend(false), attend(true));
+            assert_eq!(found, expected, "{heads} heads of {dim}");
+            assert!(cache == written, "{heads} heads of {dim}: the cache");
+        }
+    });
+}
+
 #[test]
 fn attention_of_large_heads() {
     on_both_waves("attention_of_large_heads", &["attention", "flash", "rope"], |gpu| {

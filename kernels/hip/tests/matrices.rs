@@ -318,7 +318,7 @@ fn gate_and_up_are_one_launch_and_may_end_in_codes() {
             check(&format!("{dtype} pairs"), &gpu.floats(out, 3 * wide), &all, 3e-2, 2e-1);
             args.items = 1;
             (args.next_codes, args.next_scales) = (codes, scales);
-            assert!(launch::gemv_fuses(dtype, &args));
+            assert!(launch::gemv_fuses(dtype, &args, false));
             gpu.run(launch::gemv(dtype, &args, gpu.wave));
             let y = gpu.floats(out, wide);
             check(&format!("{dtype} one pair"), &y, &expected(0), 3e-2, 2e-1);
@@ -344,44 +344,64 @@ fn check_codes(gpu: &Gpu, codes: u64, scales: u64, values: &[f32]) {
 }
 
 #[test]
-fn the_last_block_takes_the_next_norm() {
-    on_both_waves("the_last_block_takes_the_next_norm", &["gemv_legacy", "norm", "repack"], |gpu| {
+fn a_norm_between_two_matrices_leaves_its_factor_to_the_second() {
+    let name = "a_norm_between_two_matrices_leaves_its_factor_to_the_second";
+    on_both_waves(name, &["gemv_legacy", "gemv_k", "norm", "repack"], |gpu| {
         let mut random = Random::new(5);
-        let (n, columns) = (160usize, 256usize);
-        let m = Matrix::new(gpu, DType::Q8_0, n, columns, &mut random);
-        let a = Activations::new(gpu, 1, columns, &mut random);
-        let weight = random.normals(n);
-        let out = gpu.upload(&random.normals(n));
-        let (codes, scales, arrived) = (gpu.room(n), gpu.room(n / 4), gpu.upload(&[0u32]));
-        let args = RfGemvArgs {
-            weight: m.planes,
-            x: a.codes,
-            scales: a.scales,
-            out,
-            residual: out,
-            rows: n as u32,
-            columns: columns as u32,
-            items: 1,
-            x_stride: columns as u32,
-            out_stride: n as u32,
-            residual_stride: n as u32,
-            slots: 1,
-            next_codes: codes,
-            next_scales: scales,
-            next_weight: gpu.upload(&weight),
-            arrived,
-            eps: 1e-5,
-            next_norm: 1,
-            ..Default::default()
-        };
-        // Twice, since the kernel must leave its counter as it found it.
-        for _ in 0..2 {
-            gpu.run(launch::gemv(DType::Q8_0, &args, gpu.wave));
+        for dtype in [DType::Q8_0, DType::Q4_K] {
+            let (n, columns, rows) = (256usize, 512usize, 70usize);
+            let (m, next) =
+                (Matrix::new(gpu, dtype, n, columns, &mut random), Matrix::new(gpu, dtype, rows, n, &mut random));
+            let a = Activations::new(gpu, 1, columns, &mut random);
+            let (weight, before) = (random.normals(n), random.normals(n));
+            let out = gpu.upload(&before);
+            let (codes, scales, squares) = (gpu.room(n), gpu.room(n / 4), gpu.room(n / 8));
+            let args = RfGemvArgs {
+                weight: m.planes,
+                x: a.codes,
+                scales: a.scales,
+                out,
+                residual: out,
+                rows: n as u32,
+                columns: columns as u32,
+                items: 1,
+                x_stride: columns as u32,
+                out_stride: n as u32,
+                residual_stride: n as u32,
+                slots: 1,
+                ..Default::default()
+            };
+            assert!(launch::gemv_fuses(dtype, &args, true));
+            let next_weight = gpu.upload(&weight);
+            let args =
+                RfGemvArgs { next_codes: codes, next_scales: scales, next_weight, squares, next_norm: 1, ..args };
+            gpu.run(launch::gemv(dtype, &args, gpu.wave));
             let y = gpu.floats(out, n);
-            let mean: f32 = y.iter().map(|v| v * v).sum::<f32>() / n as f32;
+            let sum = m.product(&a.x, 0, n).into_iter().zip(&before).map(|(y, b)| y + f64::from(*b));
+            check(&format!("{dtype} sum"), &y, &sum.collect::<Vec<_>>(), 3e-2, 2e-1);
+            check_codes(gpu, codes, scales, &y.iter().zip(&weight).map(|(v, w)| v * w).collect::<Vec<_>>());
+            let mean = y.iter().map(|v| v * v).sum::<f32>() / n as f32;
+            let found = gpu.floats(squares, n / 32).iter().sum::<f32>() / n as f32;
+            assert!((found - mean).abs() < 1e-5 * mean, "{dtype}: a mean square of {found} for {mean}");
+            let second = RfGemvArgs {
+                weight: next.planes,
+                x: codes,
+                scales,
+                out: gpu.room(4 * rows),
+                rows: rows as u32,
+                columns: n as u32,
+                items: 1,
+                x_stride: n as u32,
+                out_stride: rows as u32,
+                slots: 1,
+                x_squares: squares,
+                eps: 1e-5,
+                ..Default::default()
+            };
+            gpu.run(launch::gemv(dtype, &second, gpu.wave));
             let normed: Vec<f32> = y.iter().zip(&weight).map(|(v, w)| v * w / (mean + 1e-5).sqrt()).collect();
-            check_codes(gpu, codes, scales, &normed);
-            assert_eq!(gpu.download::<u32>(arrived, 1), [0]);
+            let expected = next.product(&normed, 0, rows);
+            check(&format!("{dtype} after the norm"), &gpu.floats(second.out, rows), &expected, 1.5e-2, 1e-1);
         }
     });
 }

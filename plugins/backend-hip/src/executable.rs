@@ -1,5 +1,8 @@
 //! A program on a device: its memory, and one step after the other.
 
+mod recorded;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, 
 use crate::build;
 use crate::cache::Caches;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Graphs, Key, bucket};
+use crate::graph::{Graphs, Key};
 use crate::memory::{DeviceBuffer, Pinned, Stream};
 use crate::metadata::{Layout, Rows};
 use crate::options::{ActivationOption, HipOptions};
@@ -31,6 +34,8 @@ pub struct HipExecutable {
     memory: Option<Memory>,
     /// Rows that the arena has room for.
     capacity: Rows,
+    /// Whether the step has exactly one token of each sequence.
+    single: bool,
     running: Option<Running>,
     profile: Option<Profile>,
     graphs: Graphs,
@@ -53,6 +58,10 @@ pub(crate) struct Memory {
     outputs_host: Pinned,
     /// Columns of the block tables.
     blocks: usize,
+}
+
+fn single(step: &Step<'_>) -> bool {
+    step.query_start.windows(2).all(|ends| ends[1] == ends[0] + 1)
 }
 
 /// A step that was submitted.
@@ -89,6 +98,7 @@ impl HipExecutable {
             caches,
             memory: None,
             capacity,
+            single: false,
             running: None,
             profile: None,
             graphs: Graphs::default(),
@@ -190,17 +200,6 @@ impl HipExecutable {
         Ok(())
     }
 
-    /// What a step is filled up to so that its launches are those of a recorded one; `None`: it is launched as it is.
-    fn filled_up(&self, step: &Step<'_>) -> Option<Rows> {
-        let rows = Rows::of(step);
-        let decodes = rows.tokens == rows.sequences && rows.logits == rows.sequences && rows.tokens > 0;
-        let recordable = self.graphs_wanted && self.profile.is_none() && self.plan.inputs.is_empty();
-        (decodes && recordable).then(|| {
-            let n = bucket(rows.sequences, self.max_sequences.min(self.capacity.logits));
-            Rows { tokens: n, sequences: n, logits: n }
-        })
-    }
-
     fn upload(&mut self, step: &Step<'_>, layout: &Layout) -> Result<()> {
         let Some(memory) = &mut self.memory else { return Ok(()) };
         layout.write(step, memory.metadata_host.words_mut());
@@ -252,7 +251,9 @@ impl HipExecutable {
             stream: &self.stream,
             facts: &self.gpu.facts,
             context: 1,
+            single: self.single,
             profile,
+            unscaled: HashMap::new(),
         })
     }
 
@@ -265,43 +266,6 @@ impl HipExecutable {
         });
         self.profile = profile;
         result
-    }
-
-    /// Launches a decoding step as it was recorded. The first of its kind is launched kernel by kernel, recorded, and
-    /// launched again as recorded, to compare.
-    fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<(Key, Vec<f32>)>> {
-        match self.graphs.get(&key) {
-            Some(Some(graph)) => {
-                // SAFETY: graphs are cleared when buffers are replaced.
-                unsafe { graph.launch(&self.stream)? };
-                return Ok(None);
-            }
-            Some(None) => return self.launch(layout, key.context).map(|()| None),
-            None => {}
-        }
-        self.launch(layout, key.context)?;
-        self.download(rows)?;
-        self.stream.wait(self.patience)?;
-        let first = self.output_values(rows);
-        let recorded = self.run(layout, None).and_then(|mut run| {
-            run.context = key.context;
-            Graph::record(&self.stream, || run.all())
-        });
-        match recorded {
-            Ok(graph) => {
-                log!(Debug, "decoding steps of {} sequences recorded: {} pieces", key.rows.sequences, graph.nodes);
-                // SAFETY: as above.
-                unsafe { graph.launch(&self.stream)? };
-                self.graphs.insert(key, Some(graph));
-                Ok(Some((key, first)))
-            }
-            Err(e) if self.gpu.is_lost() => Err(e),
-            Err(e) => {
-                log!(Warn, "decoding steps of {} sequences are not recorded: {e}", key.rows.sequences);
-                self.graphs.insert(key, None);
-                Ok(None)
-            }
-        }
     }
 
     /// The outputs that lie on the host.
@@ -339,6 +303,7 @@ impl Executable for HipExecutable {
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         self.gpu.enter()?;
         let rows = Rows::of(step);
+        self.single = single(step);
         let recorded = self.filled_up(step);
         let filled = recorded.unwrap_or(rows);
         let blocks = step.groups.iter().map(|g| g.max_blocks).max().unwrap_or(0);

@@ -3,6 +3,8 @@
 mod operations;
 mod products;
 
+use std::collections::HashMap;
+
 use rocmforge_kernels_hip::Launch;
 use rocmforge_kernels_hip::launch::attention_partial_bytes;
 use rocmforge_sdk::program::Step;
@@ -32,7 +34,11 @@ pub(crate) struct Run<'a> {
     pub(crate) facts: &'a Facts,
     /// The longest context, rounded up.
     pub(crate) context: u32,
+    /// Whether the step has exactly one token of each sequence.
+    pub(crate) single: bool,
     pub(crate) profile: Option<&'a mut Profile>,
+    /// Activations whose codes lack the factor of their norm so far in this step, by number, with its epsilon.
+    pub(crate) unscaled: HashMap<usize, f32>,
 }
 
 impl Memory {
@@ -86,9 +92,21 @@ impl Run<'_> {
             profile.begin(self.stream.gpu(), self.stream)?;
         }
         let plan = self.plan;
+        let mut done = false;
         for (i, stage) in plan.stages.iter().enumerate() {
+            if std::mem::take(&mut done) {
+                continue;
+            }
             if self.layout.rows.lead(stage.lead()) > 0 {
-                self.stage(stage).map_err(|e| {
+                let both = match (stage, plan.stages.get(i + 1)) {
+                    (Stage::Rotate(r), Some(Stage::Attention(a))) => self.rotate_and_attend(r, a),
+                    _ => Ok(false),
+                };
+                let run = both.and_then(|both| {
+                    done = both;
+                    if both { Ok(()) } else { self.stage(stage) }
+                });
+                run.map_err(|e| {
                     let place = plan.places.get(i).map_or("", String::as_str);
                     Error { message: format!("{place}: {}", e.message), ..e }
                 })?;

@@ -58,7 +58,7 @@ fn report(archs: &str, out: Option<&Path>) -> Result<bool, CompileError> {
         eprintln!("skipped: {arch}, which {clang} does not know");
     }
     let all = usage(&cache, &clang, &archs)?;
-    let text = document(&clang, &archs, &all);
+    let text = document(&clang, &cache.fingerprint()?, &archs, &all);
     match out {
         Some(path) => {
             std::fs::write(path, text).map_err(|error| CompileError::Io { path: path.display().to_string(), error })?

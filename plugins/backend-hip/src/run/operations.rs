@@ -1,7 +1,7 @@
 //! Launches of the other stages.
 
 use rocmforge_kernels_hip::{
-    RfAttentionArgs, RfBinaryArgs, RfCache, RfCopyArgs, RfEmbedArgs, RfExpertCombineArgs, RfPoolArgs,
+    RfAttentionArgs, RfBinaryArgs, RfCache, RfCopyArgs, RfDecodeArgs, RfEmbedArgs, RfExpertCombineArgs, RfPoolArgs,
     RfPositionScaleArgs, RfRopeArgs, RfRouterArgs, RfUnaryArgs, launch,
 };
 use rocmforge_sdk::Result;
@@ -182,6 +182,11 @@ impl Run<'_> {
     }
 
     fn rotate(&mut self, r: &Rotate) -> Result<()> {
+        let args = self.rotation(r)?;
+        self.launch(&launch::rope(&args, self.facts.wave))
+    }
+
+    fn rotation(&self, r: &Rotate) -> Result<RfRopeArgs> {
         let x = |heads: &Option<crate::plan::Heads>| self.maybe(heads.as_ref().map(|h| h.x));
         let count = |heads: &Option<crate::plan::Heads>| word(heads.as_ref().map_or(0, |h| h.heads));
         let stride = |heads: &Option<crate::plan::Heads>| word(heads.as_ref().map_or(0, |h| h.x.stride));
@@ -191,7 +196,7 @@ impl Run<'_> {
             None => (RfCache::default(), 0),
         };
         let rotation = r.rotation.as_ref();
-        let args = RfRopeArgs {
+        Ok(RfRopeArgs {
             q: x(&r.q)?,
             k: x(&r.k)?,
             v: x(&r.v)?,
@@ -219,8 +224,7 @@ impl Run<'_> {
             norm: u32::from(r.norm.is_some()),
             magnitude: rotation.map_or(1.0, |r| r.magnitude),
             eps: r.norm.unwrap_or(0.0),
-        };
-        self.launch(&launch::rope(&args, self.facts.wave))
+        })
     }
 
     fn router(&mut self, r: &Router) -> Result<()> {
@@ -246,6 +250,34 @@ impl Run<'_> {
     }
 
     fn attention(&mut self, a: &Attention) -> Result<()> {
+        let (args, at_once) = self.attending(a)?;
+        for launch in launch::attention(&args, self.facts.wave) {
+            self.launch(&launch)?;
+        }
+        match a.rounded {
+            Some(rounded) if !at_once => self.round(a.out, rounded),
+            _ => Ok(()),
+        }
+    }
+
+    /// A rotation and the attention that reads it in one launch, where the step has one token per sequence and the kernel takes
+    /// it; false where not.
+    pub(super) fn rotate_and_attend(&mut self, r: &Rotate, a: &Attention) -> Result<bool> {
+        let alike = r.q_out == Some(a.q) && r.cache == Some((a.cache, a.group));
+        if !self.single || !alike {
+            return Ok(false);
+        }
+        let (attention, at_once) = self.attending(a)?;
+        let args = RfDecodeArgs { attention, rope: self.rotation(r)? };
+        let Some(launch) = launch::decode(&args, self.facts.wave).filter(|_| at_once || a.rounded.is_none()) else {
+            return Ok(false);
+        };
+        self.launch(&launch)?;
+        Ok(true)
+    }
+
+    /// What attention is launched with, and whether it makes all that is wanted of its result.
+    fn attending(&self, a: &Attention) -> Result<(RfAttentionArgs, bool)> {
         let layout = self.layout;
         let mut args = RfAttentionArgs {
             q: self.at(a.q)?,
@@ -285,12 +317,6 @@ impl Run<'_> {
         if at_once {
             (args.codes, args.scales) = (forms.codes, forms.scales);
         }
-        for launch in launch::attention(&args, self.facts.wave) {
-            self.launch(&launch)?;
-        }
-        match a.rounded {
-            Some(rounded) if !at_once => self.round(a.out, rounded),
-            _ => Ok(()),
-        }
+        Ok((args, at_once))
     }
 }

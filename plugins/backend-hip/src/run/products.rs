@@ -131,23 +131,25 @@ impl Run<'_> {
             let forms = self.rounded(linear)?;
             (args.x, args.scales) = (self.buffer(forms.codes)?, self.buffer(forms.scales)?);
             args.x_stride = word(matrix.columns)?;
+            if let Some((id, &eps)) = linear.rounded.and_then(|id| Some((id, self.unscaled.get(&id.0)?))) {
+                (args.x_squares, args.eps) = (self.squares(id)?, eps);
+            }
         }
         // One row can be made the next product's activations at once, alone or after the norm that follows.
         let rows = self.rows(linear.out);
         let next =
             linear.pair.as_ref().map(|p| p.rounded).unwrap_or_else(|| linear.next.as_ref().and_then(|n| n.rounded));
         let forms = self.forms(next, rows)?;
-        let alone = forms.codes != 0 && forms.half == 0 && launch::gemv_fuses(matrix.dtype, &args);
-        match &linear.next {
-            Some(norm) if alone => {
-                (args.next_norm, args.eps) = (1, norm.eps);
-                args.next_weight = self.weights.optional(norm.weight);
-                args.arrived = self.memory.arrived.address();
-            }
-            _ => {}
-        }
+        let alone =
+            forms.codes != 0 && forms.half == 0 && launch::gemv_fuses(matrix.dtype, &args, linear.next.is_some());
         if alone {
             (args.next_codes, args.next_scales) = (forms.codes, forms.scales);
+        }
+        if let (Some(norm), Some(id), true) = (&linear.next, next, alone) {
+            args.next_norm = 1;
+            args.next_weight = self.weights.optional(norm.weight);
+            args.squares = self.squares(id)?;
+            self.unscaled.insert(id.0, norm.eps);
         }
         self.launch(&launch::gemv(matrix.dtype, &args, self.facts.wave))?;
         match (&linear.next, linear.pair.as_ref().and_then(|p| p.rounded)) {
@@ -156,6 +158,12 @@ impl Run<'_> {
             (None, Some(rounded)) => self.round(linear.out, rounded),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Where the sums of squares of a row whose codes lack the factor of its norm are: its halves are not made then.
+    fn squares(&self, id: RoundedId) -> Result<u64> {
+        let forms = self.plan.rounded.get(id.0).ok_or_else(|| Error::internal("squares of no activations"))?;
+        self.buffer(forms.half)
     }
 
     /// Arguments of a product that reads floats, to `out`.
