@@ -134,6 +134,9 @@ pub struct ExecutableTable {
     /// Switches the measuring of kernels on or off and writes what was measured since it was switched on, as JSON:
     /// `[{"kernel": "..", "calls": 1, "microseconds": 2.5}, ..]`. Since 1.1.
     pub profile: extern "C" fn(executable: Handle, on: bool, out: &mut RString) -> Status,
+    /// Measures what its device can do at most and writes it as JSON:
+    /// `{"bytes_per_second": 3e10, "products_per_second": 5e11}`, or null for a number that it does not know. Since 1.2.
+    pub limits: extern "C" fn(executable: Handle, out: &mut RString) -> Status,
 }
 
 /// The root of a plugin: what it is and what it holds.

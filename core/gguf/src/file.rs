@@ -47,6 +47,11 @@ impl<'a> TensorView<'a> {
         &self.mapping.bytes()[self.info.offset..self.info.offset + self.info.len]
     }
 
+    /// Says that the data will not be read soon, see [`Mapping::release`].
+    pub fn release(&self) {
+        self.mapping.release(self.info.offset..self.info.offset + self.info.len);
+    }
+
     /// The same data, owned together with the mapping: it outlives the [`GgufFile`].
     pub fn data(&self) -> TensorData {
         let range = self.info.offset..self.info.offset + self.info.len;

@@ -15,6 +15,8 @@ use crate::GgufError;
 pub struct Mapping {
     path: PathBuf,
     map: Mmap,
+    /// Whether what is mapped is the file, else a copy of it.
+    of_file: bool,
 }
 
 impl Mapping {
@@ -28,7 +30,7 @@ impl Mapping {
         // SAFETY: the map is read-only and handed out as shared slices only. That nobody truncates or rewrites the file
         // meanwhile cannot be enforced on POSIX systems; the type's documentation asks it of the user.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        Ok(Mapping { path: path.to_owned(), map })
+        Ok(Mapping { path: path.to_owned(), map, of_file: true })
     }
 
     /// A copy of `bytes` in memory of its own; `name` stands for the path in messages.
@@ -36,7 +38,7 @@ impl Mapping {
         let io = |source| GgufError::Io { path: name.to_owned(), action: "copy to memory", source };
         let mut map = MmapMut::map_anon(bytes.len()).map_err(io)?;
         map.copy_from_slice(bytes);
-        Ok(Mapping { path: name.to_owned(), map: map.make_read_only().map_err(io)? })
+        Ok(Mapping { path: name.to_owned(), map: map.make_read_only().map_err(io)?, of_file: false })
     }
 
     /// The file that is mapped.
@@ -47,6 +49,20 @@ impl Mapping {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Says that a range will not be read soon. Its pages no longer count as this process's memory; one that is read
+    /// after all comes back from the system's cache of the file, or from the file.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if self.of_file && self.bytes().get(range.clone()).is_some_and(|bytes| !bytes.is_empty()) {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: pages of a shared map of a file that are dropped have the same contents when they are read again.
+            // A system that does not take the advice costs nothing but memory.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

@@ -24,6 +24,7 @@ pub fn backend_table<B: Backend>(name: &'static str) -> BackendTableRef {
         wait: wait::<B::Exec>,
         destroy: destroy_executable::<B::Exec>,
         profile: profile::<B::Exec>,
+        limits: limits::<B::Exec>,
     }
     .leak_into_prefix();
     BackendTable {
@@ -441,6 +442,13 @@ extern "C" fn wait<E: Executable>(executable: Handle, mut outputs: RSliceMut<'_,
 extern "C" fn profile<E: Executable>(executable: Handle, measure: bool, out: &mut RString) -> Status {
     on::<E>(executable, |loaded| {
         *out = serde_json::to_string(&loaded.exec.profile(measure)?).unwrap_or_default().into();
+        Ok(())
+    })
+}
+
+extern "C" fn limits<E: Executable>(executable: Handle, out: &mut RString) -> Status {
+    on::<E>(executable, |loaded| {
+        *out = serde_json::to_string(&loaded.exec.limits()?).unwrap_or_default().into();
         Ok(())
     })
 }

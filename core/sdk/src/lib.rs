@@ -63,7 +63,8 @@ pub use options::Options;
 pub use rocmforge_program as program;
 pub use rocmforge_program::{DType, Program};
 pub use traits::{
-    Architecture, Backend, BoundWeight, BuildOptions, CompileOptions, Device, Executable, Fit, KernelTime, MemoryNeed,
+    Architecture, Backend, BoundWeight, BuildOptions, CompileOptions, Device, Executable, Fit, KernelTime, Limits,
+    MemoryNeed,
 };
 
 /// The examples of the guide compile too.

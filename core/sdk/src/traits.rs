@@ -163,6 +163,15 @@ pub struct KernelTime {
     pub microseconds: f64,
 }
 
+/// What a device can do at most, as measured; `None`: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Limits {
+    /// Bytes of memory read per second.
+    pub bytes_per_second: Option<f64>,
+    /// Products of 8-bit integers, each with its addition, per second.
+    pub products_per_second: Option<f64>,
+}
+
 /// A compiled program. Calls come from one thread at a time, in the order of the methods here.
 pub trait Executable: Send + 'static {
     /// What it will need, before a weight is read.
@@ -204,6 +213,14 @@ pub trait Executable: Send + 'static {
     /// A backend that does not measure kernels.
     fn profile(&mut self, _measure: bool) -> Result<Vec<KernelTime>> {
         Err(Error::unsupported("this backend does not measure kernels"))
+    }
+
+    /// Measures what the device can do at most, in a few seconds.
+    ///
+    /// # Errors
+    /// A backend that does not measure it.
+    fn limits(&mut self) -> Result<Limits> {
+        Err(Error::unsupported("this backend does not measure limits"))
     }
 }
 

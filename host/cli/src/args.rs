@@ -265,9 +265,18 @@ pub struct Bench {
     /// Tokens to generate; 0 skips this part
     #[arg(short = 'n', long, default_value_t = 64)]
     pub generate: u32,
+    /// Sequences to generate for at once, a quarter of the tokens each; 0 skips this part
+    #[arg(short, long, default_value_t = 16)]
+    pub batch: u32,
+    /// Tokens of context before those that are generated
+    #[arg(short, long, default_value_t = 0)]
+    pub depth: u32,
     /// Repetitions; the median is reported
     #[arg(short, long, default_value_t = 5)]
     pub repetitions: u32,
+    /// Do not measure what the device can do at most, which takes a few seconds
+    #[arg(long)]
+    pub no_limits: bool,
     /// Print the time that each kernel took, by the device's clock
     #[arg(long)]
     pub profile: bool,

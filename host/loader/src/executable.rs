@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::config::GpuLayers;
 use crate::error::{LoaderError, PluginErrorKind};
 use crate::placement::{Request, place};
-use crate::segment::{KernelTime, Segment};
+use crate::segment::{KernelTime, Limits, Segment};
 
 /// A segment with what it takes of a step.
 struct Part {
@@ -261,6 +261,17 @@ impl Executable {
             (Some(times), _) => Ok(times),
             (None, Some(error)) => Err(error),
             (None, None) => Ok(vec![]),
+        }
+    }
+
+    /// Has the backend measure what its device can do at most.
+    ///
+    /// # Errors
+    /// The model is spread over several devices, or its backend does not measure it.
+    pub fn limits(&mut self) -> Result<Limits, LoaderError> {
+        match &mut self.parts[..] {
+            [part] => part.segment.limits(),
+            _ => Err(LoaderError::Placement("the limits of several devices are not one".into())),
         }
     }
 }

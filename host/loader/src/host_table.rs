@@ -4,9 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rocmforge_abi::abi_stable::prefix_type::PrefixTypeTrait;
 use rocmforge_abi::{Code, HostTable, HostTableRef, RStr, level};
 
+use crate::processors::default_threads;
+
 static THREADS: AtomicU32 = AtomicU32::new(0);
 
-/// Sets the number of threads that backends compute with; 0: as many as affinity and cgroup quota leave.
+/// Sets the number of threads that backends compute with; 0: as many as affinity and cgroup quota leave, one per
+/// physical core of one NUMA node.
 pub fn set_compute_threads(threads: u32) {
     THREADS.store(threads, Ordering::Relaxed);
 }
@@ -14,7 +17,10 @@ pub fn set_compute_threads(threads: u32) {
 /// Threads that backends compute with.
 pub fn compute_threads() -> u32 {
     match THREADS.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        0 => {
+            static DEFAULT: OnceLock<u32> = OnceLock::new();
+            *DEFAULT.get_or_init(default_threads)
+        }
         n => n,
     }
 }

@@ -16,6 +16,7 @@ mod model;
 mod placement;
 mod plugins;
 pub mod probe;
+mod processors;
 mod segment;
 mod view;
 
@@ -29,4 +30,4 @@ pub use model::{LoadOptions, LoadProgress, Model};
 pub use placement::{Placement, PlacementRow};
 pub use plugins::{Architecture, Plugins, SkippedPlugin};
 pub use rocmforge_abi::{CompileOptions, MemoryNeed};
-pub use segment::{KernelTime, Segment};
+pub use segment::{KernelTime, Limits, Segment};

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use rocmforge_abi::{
-    CompileOptions, ExecutableTableRef, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr, RString, StepBatch,
-    StepExt, StepOutput, TensorMeta, Weight,
+    CompileOptions, ExecutableTableRef, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr, RString, Status,
+    StepBatch, StepExt, StepOutput, TensorMeta, Weight,
 };
 use rocmforge_gguf::GgufFile;
 use rocmforge_program::{OutputBuffer, Program, Step};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Device};
@@ -118,6 +119,8 @@ impl Segment {
             };
             let status = (self.table.bind())(self.handle, &weight);
             self.check("bind", status)?;
+            // A backend that keeps a copy is done with the file's pages, so that both are never held in full.
+            tensor.release();
             done += tensor.info.len as u64;
             progress(done);
         }
@@ -183,20 +186,46 @@ impl Segment {
     /// # Errors
     /// A backend that does not measure kernels.
     pub fn profile(&mut self, measure: bool) -> Result<Vec<KernelTime>, LoaderError> {
+        let call = self.table.profile().map(|f| move |handle, out: &mut RString| f(handle, measure, out));
+        self.measured("profile", call)
+    }
+
+    /// Has the backend measure what its device can do at most.
+    ///
+    /// # Errors
+    /// A backend that does not measure it.
+    pub fn limits(&mut self) -> Result<Limits, LoaderError> {
+        let call = self.table.limits().map(|f| move |handle, out: &mut RString| f(handle, out));
+        self.measured("limits", call)
+    }
+
+    /// What an optional call of the table writes as JSON.
+    fn measured<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        call: Option<impl FnOnce(Handle, &mut RString) -> Status>,
+    ) -> Result<T, LoaderError> {
         let unsupported = |message: String| LoaderError::Plugin {
             plugin: self.backend.name().to_owned(),
-            call: "profile",
+            call: name,
             kind: PluginErrorKind::Unsupported,
             message,
         };
-        let Some(call) = self.table.profile() else {
-            return Err(unsupported("a backend of ABI 1.0 does not measure kernels".into()));
-        };
+        let call = call.ok_or_else(|| unsupported("a backend of an older ABI does not measure this".into()))?;
         let mut json = RString::new();
-        let status = call(self.handle, measure, &mut json);
-        self.check("profile", status)?;
-        serde_json::from_str(&json).map_err(|e| unsupported(format!("unreadable times: {e}")))
+        let status = call(self.handle, &mut json);
+        self.check(name, status)?;
+        serde_json::from_str(&json).map_err(|e| unsupported(format!("unreadable measurements: {e}")))
     }
+}
+
+/// What a device can do at most, as measured; `None`: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory read per second.
+    pub bytes_per_second: Option<f64>,
+    /// Products of 8-bit integers, each with its addition, per second.
+    pub products_per_second: Option<f64>,
 }
 
 /// Time that a kernel took, by the device's clock.

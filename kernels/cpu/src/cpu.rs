@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crate::columns::{self, Groups};
 use crate::error::{KernelError, exact};
 use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShape, pack_tile};
 use crate::gemv::Gemv;
@@ -70,6 +71,21 @@ impl Cpu {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
+        self.matmul_of(weight, (x, None), bias, out)
+    }
+
+    /// The same for inputs that several products in a row may share: those with the same key have the same elements, so
+    /// that they are rounded once.
+    ///
+    /// # Errors
+    /// As [`matmul`](Cpu::matmul).
+    pub fn matmul_of(
+        &mut self,
+        weight: &Matrix<'_>,
+        (x, key): (&[f32], Option<u64>),
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
         let (rows, cols) = (weight.rows, weight.cols);
         if rows == 0 || cols == 0 || !x.len().is_multiple_of(cols) {
             let expected = format!("rows of {cols}, for a matrix that is not empty");
@@ -83,9 +99,10 @@ impl Cpu {
         }
         match weight.layout {
             Layout::AsStored if n <= FEW_ROWS => self.gemv(weight, x, bias, out),
-            Layout::AsStored => self.gemm(weight, x, bias, out),
+            Layout::Columns if n <= columns::FEW_ROWS => self.columns(weight, x, bias, out),
+            Layout::AsStored | Layout::Columns => self.gemm(weight, x, bias, out),
             Layout::Interleaved if n == 0 => Ok(()),
-            Layout::Interleaved => self.packed_product(weight, x, bias, out),
+            Layout::Interleaved => self.packed_product(weight, (x, key), bias, out),
         }
     }
 
@@ -99,6 +116,19 @@ impl Cpu {
         let (isa, out) = (self.isa, SharedMut::new(out));
         let grain = TASK_BYTES.div_ceil(weight.row_bytes.max(1));
         self.pool.parallel_for(weight.rows, grain, |_, range| isa.run(Gemv { weight, range, x, bias, out: &out }))
+    }
+
+    fn columns(
+        &mut self,
+        weight: &Matrix<'_>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (isa, out) = (self.isa, SharedMut::new(out));
+        let groups = weight.rows.div_ceil(columns::ROWS);
+        let grain = TASK_BYTES.div_ceil(weight.row_bytes * columns::ROWS);
+        self.pool.parallel_for(groups, grain, |_, range| isa.run(Groups { weight, range, x, bias, out: &out }))
     }
 
     fn gemm(

@@ -2,8 +2,8 @@
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
-use crate::int8::Packed;
 use crate::matrix::Matrix;
+use crate::packed::Packed;
 use crate::shared::SharedMut;
 use crate::workspace::Needs;
 use rocmforge_quant::DType;
@@ -84,8 +84,15 @@ pub enum Stack<'a> {
         /// The matrices, one after the other.
         bytes: &'a [u8],
     },
-    /// With rows interleaved.
-    Packed(&'a Packed),
+    /// With rows interleaved by [`Packed::write`].
+    Packed {
+        /// Element type.
+        dtype: DType,
+        /// Experts, outputs, inputs.
+        dims: [usize; 3],
+        /// The whole stack.
+        bytes: &'a [u8],
+    },
 }
 
 /// The weights of a layer of experts.
@@ -100,15 +107,14 @@ pub struct Experts<'a> {
 impl<'a> Experts<'a> {
     fn dims(&self) -> [usize; 3] {
         match self.stack {
-            Stack::AsStored { dims, .. } => dims,
-            Stack::Packed(packed) => packed.dims(),
+            Stack::AsStored { dims, .. } | Stack::Packed { dims, .. } => dims,
         }
     }
 
     fn matrix(&self, expert: usize) -> Result<Matrix<'a>, KernelError> {
         match self.stack {
             Stack::AsStored { dtype, dims, bytes } => Matrix::of_stack(dtype, dims, bytes, expert),
-            Stack::Packed(packed) => packed.matrix(expert),
+            Stack::Packed { dtype, dims, bytes } => Packed::matrix_of(dtype, dims, bytes, expert),
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use rocmforge_quant::DType;
 
+use crate::columns::unpack;
 use crate::decode::{ForFormat, Format, decode_row, for_format};
-use crate::matrix::{Matrix, other};
+use crate::matrix::{Layout, Matrix, other};
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, Simd};
 
@@ -71,7 +72,10 @@ impl Kernel for Panel<'_, '_> {
         let cols = self.weight.cols;
         for start in (0..cols).step_by(DEPTH) {
             let depth = DEPTH.min(cols - start);
-            for at in (start..start + depth).step_by(SLAB) {
+            if self.weight.layout == Layout::Columns {
+                unpack(s, self.weight, self.first, start..start + depth, panel);
+            }
+            for at in (start..start + depth).step_by(SLAB).filter(|_| self.weight.layout != Layout::Columns) {
                 let n = SLAB.min(start + depth - at);
                 fill_slab(s, self.weight, self.first, valid, at, n, slab);
                 transpose_slab(s, slab, n, &mut panel[(at - start) * width..]);

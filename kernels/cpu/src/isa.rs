@@ -74,6 +74,11 @@ impl Isa {
         }
     }
 
+    /// Whether there are no instructions for vectors.
+    pub(crate) fn is_scalar(self) -> bool {
+        matches!(self.0, Token::Scalar(_))
+    }
+
     /// Products of 8-bit integers, if it has them: in 512 bits only with VNNI, otherwise in 256.
     pub(crate) fn int8(self) -> Option<Token8> {
         match self.0 {

@@ -4,7 +4,9 @@
 //! vector operations (`simd`) and compiled for every instruction set; [`Isa`] says which one runs. A [`Pool`] shares
 //! out the work. [`Cpu`] holds both, and the scratch memory, and has one method per operation.
 
+mod affinity;
 mod attention;
+mod columns;
 mod cpu;
 mod decode;
 mod elementwise;
@@ -19,6 +21,7 @@ mod limits;
 mod math;
 mod matrix;
 mod norm;
+mod packed;
 mod pool;
 mod rope;
 mod shared;
@@ -30,12 +33,12 @@ pub use cpu::Cpu;
 pub use elementwise::{Activation, Binary};
 pub use error::KernelError;
 pub use experts::{ExpertScratch, Experts, Gate, Router, Stack};
-pub use int8::Packed;
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvShape, KvType};
 pub use limits::Limits;
 pub use matrix::{Layout, Matrix, can_decode, decode};
 pub use norm::Norm;
+pub use packed::{Packed, large_zeros};
 pub use pool::Pool;
 pub use rope::Rope;
 pub use workspace::Needs;

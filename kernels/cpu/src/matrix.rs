@@ -2,6 +2,7 @@ use std::sync::OnceLock;
 
 use rocmforge_quant::DType;
 
+use crate::columns::has_columns;
 use crate::decode::{ForFormat, Format, decode_row, for_format};
 use crate::error::{KernelError, exact};
 use crate::int8::has_packing;
@@ -16,11 +17,17 @@ pub enum Layout {
     AsStored,
     /// Sixteen rows interleaved, as [`Packed`](crate::Packed) makes it. Multiplied as 8-bit integers.
     Interleaved,
+    /// Sixteen rows side by side, column after column, as [`Packed`](crate::Packed) makes it of types of half precision.
+    /// Multiplied as f32.
+    Columns,
 }
 
 impl Layout {
     /// The layout in which a matrix of this type is fastest.
     pub fn choose(dtype: DType, isa: Isa) -> Layout {
+        if has_columns(dtype) {
+            return if isa.is_scalar() { Layout::AsStored } else { Layout::Columns };
+        }
         match isa.int8() {
             Some(_) if has_packing(dtype) => Layout::Interleaved,
             _ => Layout::AsStored,

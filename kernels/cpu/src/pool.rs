@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::affinity;
 use crate::error::KernelError;
 
 /// How often an idle thread looks for work before it sleeps: some tens of microseconds, the time between two
@@ -21,6 +22,8 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// One loop at a time; a second one from another thread waits here.
     running: Mutex<()>,
+    /// The processor of the calling thread, if it is to keep to one.
+    caller: Option<usize>,
 }
 
 /// `state`: bit 0: the job may be joined; bits 1..16: threads inside it; the rest: its number.
@@ -49,7 +52,12 @@ struct Job {
     task: *const (dyn Fn(usize, Range<usize>) + Sync),
     items: usize,
     grain: usize,
+    /// What is left is divided by this.
+    shares: usize,
 }
+
+/// Ranges per thread that are left, of which one is taken.
+const SHARES: usize = 4;
 
 // SAFETY: `job` is written only while no thread is inside (see `run_shared`) and read only from inside; the task it
 // points to is Sync.
@@ -60,6 +68,8 @@ unsafe impl Send for Shared {}
 thread_local! {
     /// The index of this thread in the loop that it is running, if any.
     static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
+    /// Whether this thread has been put on its processor.
+    static PINNED: Cell<bool> = const { Cell::new(false) };
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,9 +82,22 @@ impl Pool {
     /// # Errors
     /// The system does not start a thread.
     pub fn new(threads: usize) -> Result<Pool, KernelError> {
+        Pool::on(threads, &[])
+    }
+
+    /// The same, with each thread on a processor of its own, as far as there are as many that this one may use. The
+    /// calling thread keeps to its processor from its first loop on.
+    ///
+    /// # Errors
+    /// As [`new`](Pool::new).
+    pub fn pinned(threads: usize) -> Result<Pool, KernelError> {
+        Pool::on(threads, &affinity::allowed())
+    }
+
+    fn on(threads: usize, processors: &[usize]) -> Result<Pool, KernelError> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { task: &|_, _| {}, items: 0, grain: 1 }),
+            job: UnsafeCell::new(Job { task: &|_, _| {}, items: 0, grain: 1, shares: 1 }),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
@@ -84,12 +107,16 @@ impl Pool {
             wake: Condvar::new(),
             done: Condvar::new(),
         });
-        let mut pool = Pool { shared, workers: vec![], running: Mutex::new(()) };
+        let mut pool = Pool { shared, workers: vec![], running: Mutex::new(()), caller: processors.first().copied() };
         for index in 1..threads.clamp(1, MOST_THREADS) {
             let shared = Arc::clone(&pool.shared);
+            let processor = processors.get(index).copied();
             let worker = std::thread::Builder::new()
                 .name(format!("compute-{index}"))
-                .spawn(move || shared.work(index))
+                .spawn(move || {
+                    processor.into_iter().for_each(affinity::pin);
+                    shared.work(index);
+                })
                 .map_err(|e| KernelError::Thread { index, reason: e.to_string() })?;
             pool.workers.push(worker);
         }
@@ -101,7 +128,7 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `task(thread, range)` for ranges of about `grain` items that cover `0..items`, on all threads at once;
+    /// Calls `task(thread, range)` for ranges of at least `grain` items (but the last) that cover `0..items`, on all threads at once;
     /// `thread` is below [`threads`](Pool::threads) and no two calls have the same one at the same time.
     ///
     /// A loop inside a task runs on that task's thread.
@@ -122,6 +149,11 @@ impl Pool {
             return caught(|| task(index, 0..items));
         }
         let _one = locked(&self.running);
+        if let Some(processor) = self.caller
+            && !PINNED.replace(true)
+        {
+            affinity::pin(processor);
+        }
         if self.workers.is_empty() || items <= grain {
             return as_thread(0, || caught(|| task(0, 0..items)));
         }
@@ -140,7 +172,7 @@ impl Pool {
         let task: *const (dyn Fn(usize, Range<usize>) + Sync) =
             unsafe { std::mem::transmute::<&(dyn Fn(usize, Range<usize>) + Sync), _>(task) };
         // SAFETY: the job is closed and nobody is inside: so it was left, under `running`, by the loop before.
-        unsafe { *shared.job.get() = Job { task, items, grain } };
+        unsafe { *shared.job.get() = Job { task, items, grain, shares: SHARES * self.threads() } };
         shared.next.store(0, Ordering::Relaxed);
         let before = shared.state.load(Ordering::Relaxed);
         shared.state.store((before & !(OPEN | INSIDE)).wrapping_add(JOB) | OPEN, Ordering::SeqCst);
@@ -163,32 +195,40 @@ impl Shared {
         self.state.load(Ordering::SeqCst) & INSIDE
     }
 
+    /// The next range: a share of what is left, so that memory is read in long pieces and the last ones are short.
+    fn claim(&self, job: &Job) -> Option<(usize, usize)> {
+        let mut start = self.next.load(Ordering::Relaxed);
+        loop {
+            let left = job.items.checked_sub(start).filter(|&n| n > 0)?;
+            let end = start + left.min(job.grain.max(left / job.shares));
+            match self.next.compare_exchange_weak(start, end, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((start, end)),
+                Err(found) => start = found,
+            }
+        }
+    }
+
     fn run_chunks(&self, index: usize) {
         // SAFETY: this thread is inside the job (or is the caller), so it is not written now.
         let job = unsafe { *self.job.get() };
         // SAFETY: the caller keeps the task alive while a thread is inside.
         let task = unsafe { &*job.task };
-        loop {
-            let start = self.next.fetch_add(job.grain, Ordering::Relaxed);
-            if start >= job.items {
-                return;
-            }
-            let end = (start + job.grain).min(job.items);
+        while let Some((start, end)) = self.claim(&job) {
             if let Err(KernelError::Panic { message }) = caught(|| task(index, start..end)) {
-                // Half of the range, so that the additions of other threads cannot wrap it around.
-                self.next.store(usize::MAX / 2, Ordering::Relaxed);
+                self.next.store(usize::MAX, Ordering::Relaxed);
                 locked(&self.panic).get_or_insert(message);
             }
         }
     }
 
     fn wait_until_left(&self) {
-        for spin in 0..SPINS * 4 {
+        for _ in 0..SPINS {
             if self.inside() == 0 {
                 return;
             }
-            if spin < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            std::hint::spin_loop();
         }
+        // A thread that is still inside has lost its core to another process. This one leaves its own core to it.
         let mut guard = locked(&self.lock);
         self.caller_waits.store(true, Ordering::SeqCst);
         while self.inside() != 0 {

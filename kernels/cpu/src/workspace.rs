@@ -14,6 +14,19 @@ pub(crate) const LINE: usize = 16;
 pub(crate) struct Workspace {
     packed: Vec<Line>,
     threads: Vec<Mutex<Vec<Line>>>,
+    /// What the shared buffer holds since the last call, if that may be used again.
+    holds: Option<Held>,
+}
+
+/// Rows of activations, rounded to 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The caller's name for them.
+    pub(crate) key: u64,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// The weights' code of zero, which some of their sums are multiplied with.
+    pub(crate) zero: i32,
 }
 
 /// What the largest calls of a [`Cpu`](crate::Cpu) will need in scratch memory. [`Needs::include`] joins several.
@@ -40,7 +53,7 @@ impl Needs {
 impl Workspace {
     /// Empty buffers for a pool of `threads`.
     pub(crate) fn new(threads: usize) -> Workspace {
-        Workspace { packed: vec![], threads: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+        Workspace { packed: vec![], threads: (0..threads.max(1)).map(|_| Mutex::default()).collect(), holds: None }
     }
 
     /// Makes the buffers large enough for calls that need at most `needs`.
@@ -55,7 +68,18 @@ impl Workspace {
     /// The shared buffer and the buffers per thread; grown if a call needs more than was announced.
     pub(crate) fn parts(&mut self, needs: Needs) -> Result<(&mut [f32], PerThread<'_>), KernelError> {
         self.reserve(needs)?;
+        self.holds = None;
         Ok((floats(&mut self.packed), PerThread(&self.threads)))
+    }
+
+    /// What the shared buffer holds.
+    pub(crate) fn holds(&self) -> Option<Held> {
+        self.holds
+    }
+
+    /// Says what it holds, until somebody else uses it.
+    pub(crate) fn hold(&mut self, held: Option<Held>) {
+        self.holds = held;
     }
 }
 

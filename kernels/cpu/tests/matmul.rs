@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Random, cpus};
-use rocmforge_kernels_cpu::{Isa, KernelError, Matrix, can_decode, decode};
+use rocmforge_kernels_cpu::{Isa, KernelError, Matrix, Packed, Pool, can_decode, decode};
 use rocmforge_quant::DType;
 
 fn check(dtype: DType, rows: usize, cols: usize, n: usize, with_bias: bool) {
@@ -15,7 +15,10 @@ fn check(dtype: DType, rows: usize, cols: usize, n: usize, with_bias: bool) {
     let x = random.floats(n * cols);
     let bias = with_bias.then(|| random.floats(rows));
     let matrix = Matrix::as_stored(dtype, rows, cols, &shifted[1..]).unwrap();
-    for mut cpu in cpus(3) {
+    let packed = (!Packed::rounds(dtype)).then(|| Packed::new(&Pool::new(2).unwrap(), dtype, [1, rows, cols], &bytes));
+    let packed = packed.transpose().unwrap();
+    let layouts = || std::iter::once(matrix).chain(packed.iter().map(|p| p.matrix(0).unwrap()));
+    for (mut cpu, matrix) in layouts().flat_map(|matrix| cpus(3).into_iter().map(move |cpu| (cpu, matrix))) {
         let mut out = vec![f32::NAN; n * rows];
         cpu.matmul(&matrix, &x, bias.as_deref(), &mut out).unwrap();
         for t in 0..n {
@@ -45,9 +48,18 @@ fn every_type_that_can_be_decoded_multiplies() {
 #[test]
 fn odd_sizes_of_plain_types() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (rows, cols, n) in
-            [(1, 1, 1), (3, 7, 2), (17, 33, 3), (31, 65, 4), (33, 100, 7), (65, 31, 8), (64, 257, 9), (70, 1025, 25)]
-        {
+        for (rows, cols, n) in [
+            (1, 1, 1),
+            (3, 7, 2),
+            (17, 33, 3),
+            (31, 65, 4),
+            (33, 100, 7),
+            (65, 31, 8),
+            (64, 257, 9),
+            (70, 1025, 25),
+            (50, 96, 16),
+            (48, 2100, 17),
+        ] {
             check(dtype, rows, cols, n, rows % 2 == 0);
         }
     }

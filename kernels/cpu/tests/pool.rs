@@ -20,6 +20,17 @@ fn check(threads: usize, items: usize, grain: usize) {
 }
 
 #[test]
+fn pinned_threads_share_out_a_loop() {
+    let pool = Pool::pinned(3).unwrap();
+    let sum = std::sync::atomic::AtomicUsize::new(0);
+    let add = |_, range: std::ops::Range<usize>| {
+        sum.fetch_add(range.sum(), std::sync::atomic::Ordering::Relaxed);
+    };
+    pool.parallel_for(1000, 7, add).unwrap();
+    assert_eq!(sum.into_inner(), 999 * 500);
+}
+
+#[test]
 fn every_item_is_visited_once() {
     for threads in [0, 1, 2, 3, 8] {
         for (items, grain) in [(0, 1), (1, 1), (2, 1), (7, 3), (100, 1), (1000, 17), (5, 0), (10, 100)] {
@@ -72,7 +83,8 @@ fn no_two_tasks_share_a_thread_index() {
 fn a_panic_becomes_an_error_and_the_pool_goes_on() {
     let pool = Pool::new(3).unwrap();
     for bad in [0, 57, 99] {
-        let error = pool.parallel_for(100, 1, |_, range| assert!(range.start != bad, "item {bad} is bad")).unwrap_err();
+        let task = |_, range: std::ops::Range<usize>| assert!(!range.contains(&bad), "item {bad} is bad");
+        let error = pool.parallel_for(100, 1, task).unwrap_err();
         assert!(matches!(&error, KernelError::Panic { message } if message.contains("is bad")), "{error}");
         pool.parallel_for(100, 1, |_, _| {}).unwrap();
     }

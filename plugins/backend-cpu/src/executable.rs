@@ -2,11 +2,12 @@ use std::sync::Arc;
 
 use rocmforge_kernels_cpu::{Cpu, ExpertScratch, Isa, KvCache, KvShape, KvType, Pool};
 use rocmforge_sdk::program::{Element, OutputBuffer, Step};
-use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, MemoryNeed, Program, Result};
+use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, Limits, MemoryNeed, Program, Result};
 
 use crate::kernel_error;
 use crate::options::{ActivationOption, CpuOptions};
 use crate::plan::Plan;
+use crate::profile::Profile;
 use crate::regions::Regions;
 use crate::rope_tables::RopeTables;
 use crate::weights::Weights;
@@ -34,6 +35,9 @@ pub(crate) struct Memory {
     pub(crate) scores: Vec<f32>,
     /// One number per token, for `position_scale`.
     pub(crate) factors: Vec<f32>,
+    pub(crate) profile: Profile,
+    /// Steps so far.
+    pub(crate) steps: u64,
 }
 
 impl CpuExecutable {
@@ -52,12 +56,12 @@ impl CpuExecutable {
         });
         let shapes = shapes.collect();
         let kv_type = cpu_options.kv_type.into();
-        let interleave = (cpu_options.activations == ActivationOption::Int8).then_some(isa);
+        let rounded = cpu_options.activations == ActivationOption::Int8;
         let threads = pool.threads();
         let plan = Plan::new(program, options, threads)?;
         let memory = Memory {
             cpu: Cpu::new(pool, isa),
-            weights: Weights::new(&plan.program, interleave),
+            weights: Weights::new(&plan.program, isa, rounded),
             values: Regions::new(plan.f32_widths),
             indices: Regions::new(plan.index_widths),
             caches: vec![],
@@ -65,6 +69,8 @@ impl CpuExecutable {
             expert_scratch: ExpertScratch::default(),
             scores: vec![],
             factors: vec![],
+            profile: Profile::default(),
+            steps: 0,
         };
         Ok(CpuExecutable { plan: Arc::new(plan), memory, kv_type, shapes, threads })
     }
@@ -91,13 +97,12 @@ impl Executable for CpuExecutable {
     }
 
     fn bind(&mut self, weight: BoundWeight) -> Result<()> {
-        self.memory.weights.bind(self.memory.cpu.isa(), weight)
+        self.memory.weights.bind(self.memory.cpu.pool(), weight)
     }
 
     fn finalize(&mut self) -> Result<()> {
         let (plan, memory) = (&self.plan, &mut self.memory);
         let experts = plan.experts;
-        memory.weights.finalize(&memory.cpu)?;
         memory.ropes.finalize(&memory.weights, plan.rows[0])?;
         memory.values.set_rows(plan.rows)?;
         memory.indices.set_rows(plan.rows)?;
@@ -159,5 +164,14 @@ impl Executable for CpuExecutable {
             }
         }
         Ok(())
+    }
+
+    fn profile(&mut self, measure: bool) -> Result<Vec<KernelTime>> {
+        Ok(self.memory.profile.switch(measure))
+    }
+
+    fn limits(&mut self) -> Result<Limits> {
+        let limits = self.memory.cpu.measure_limits().map_err(|e| kernel_error("limits", e))?;
+        Ok(Limits { bytes_per_second: Some(limits.read), products_per_second: limits.int8 })
     }
 }

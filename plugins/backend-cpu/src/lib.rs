@@ -6,6 +6,7 @@ mod memory;
 mod operations;
 mod options;
 mod plan;
+mod profile;
 mod regions;
 mod rope_tables;
 mod run;
@@ -41,7 +42,8 @@ impl Backend for CpuBackend {
             Some(n) => n,
             None => host::compute_threads(),
         };
-        let pool = Pool::new(threads).map_err(|e| Error::device(e.to_string()))?;
+        let made = if options.pin { Pool::pinned(threads) } else { Pool::new(threads) };
+        let pool = made.map_err(|e| Error::device(e.to_string()))?;
         log!(Debug, "{} threads, {}, KV cache in {:?}", pool.threads(), isa.name(), options.kv_type);
         Ok(CpuBackend { pool: Arc::new(pool), isa, options })
     }

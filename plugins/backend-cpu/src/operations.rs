@@ -65,9 +65,11 @@ impl Memory {
         weight: WeightId,
         bias: Option<WeightId>,
     ) -> Result<()> {
+        // A value does not change within a step.
+        let key = Some(self.steps << 32 | u64::from(x.0));
         let (out, [x]) = self.values.split(c.out()?, [c.plan.place(x)?])?;
         let (weight, bias) = (self.weights.matrix(weight)?, self.weights.optional(bias)?);
-        self.cpu.matmul(&weight, x, bias, out).map_err(failed)
+        self.cpu.matmul_of(&weight, (x, key), bias, out).map_err(failed)
     }
 
     pub(crate) fn norm(

@@ -7,6 +7,8 @@ use serde::Deserialize;
 pub(crate) struct CpuOptions {
     /// Threads to compute with; absent: what the host says.
     pub(crate) threads: Option<usize>,
+    /// Whether each thread stays on a processor of its own.
+    pub(crate) pin: bool,
     /// `auto`, `scalar`, `avx2`, `avxvnni` or `avx512`.
     pub(crate) isa: String,
     /// Element type of the KV cache.
@@ -19,6 +21,7 @@ impl Default for CpuOptions {
     fn default() -> CpuOptions {
         CpuOptions {
             threads: None,
+            pin: false,
             isa: "auto".to_owned(),
             kv_type: KvOption::F32,
             activations: ActivationOption::Int8,

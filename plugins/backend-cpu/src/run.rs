@@ -5,6 +5,7 @@ use rocmforge_sdk::{Error, Result};
 
 use crate::executable::Memory;
 use crate::plan::Plan;
+use crate::profile;
 use crate::regions::Place;
 
 /// A node in a step.
@@ -48,11 +49,14 @@ impl Memory {
         self.values.set_rows(rows)?;
         self.indices.set_rows(rows)?;
         self.ropes.new_step();
+        self.steps += 1;
         let mut first = ValueId(0);
         for (node, n) in plan.program.nodes.iter().enumerate() {
             let context = Context { plan, step, first };
             if rows[context.out()?.lead] > 0 {
+                let start = self.profile.start();
                 self.node(&context, &n.op).map_err(|e| located(plan, node, e))?;
+                self.profile.end(start, || profile::label(&plan.program, &n.op));
             }
             first = ValueId(first.0 + n.op.output_count() as u32);
         }

@@ -1,6 +1,8 @@
-use rocmforge_kernels_cpu::{Cpu, Experts, Isa, Matrix, Packed, Stack, decode};
+use std::ops::Range;
+
+use rocmforge_kernels_cpu::{Experts, Isa, KernelError, Matrix, Packed, Pool, Stack, decode, large_zeros};
 use rocmforge_sdk::program::{Op, Program, WeightDecl, WeightId};
-use rocmforge_sdk::{BoundWeight, Error, Result};
+use rocmforge_sdk::{BoundWeight, DType, Error, Result};
 
 use crate::kernel_error;
 
@@ -14,23 +16,40 @@ struct Use {
     vector: bool,
 }
 
-/// The weights of a program. Matrices of quantised types are interleaved for products of 8-bit integers, if these are
-/// wanted and there is such a layout; other matrices and embeddings stay where the file is mapped. Vectors are decoded
-/// once.
+/// The weights of a program. Matrices of products are interleaved where there is such a layout, except that quantised
+/// types stay as stored if their products are not to round activations. All interleaved weights lie in one piece of
+/// memory, so that it is of large pages even where matrices are small. Other matrices and embeddings stay where the file
+/// is mapped. Vectors are decoded once.
 #[derive(Debug)]
 pub(crate) struct Weights {
     decls: Vec<WeightDecl>,
     uses: Vec<Use>,
     matrices: Vec<Option<BoundWeight>>,
-    /// Whether products use 8-bit activations where they can.
-    interleave: Option<Isa>,
-    packed: Vec<Option<Packed>>,
+    isa: Isa,
+    /// Where each weight that is interleaved lies in `memory`.
+    places: Vec<Option<Interleaved>>,
+    /// Bytes of all of them.
+    size: usize,
+    /// Begins with as many bytes that are not used as make the next one the first of a cache line.
+    memory: Vec<u8>,
+    bound: Vec<bool>,
     vectors: Vec<Option<Vec<f32>>>,
 }
 
+/// A weight that is interleaved.
+#[derive(Clone, Debug)]
+struct Interleaved {
+    dims: [usize; 3],
+    /// Of the memory of all, from its first cache line on.
+    range: Range<usize>,
+}
+
+/// Bytes for the alignment.
+const LINE: usize = 64;
+
 impl Weights {
-    /// With `interleave`, products use 8-bit activations where that instruction set can.
-    pub(crate) fn new(program: &Program, interleave: Option<Isa>) -> Weights {
+    /// With `rounded`, products with weights of quantised types round their activations to 8 bits where they can.
+    pub(crate) fn new(program: &Program, isa: Isa, rounded: bool) -> Weights {
         let mut uses = vec![Use::default(); program.weights.len()];
         for node in &program.nodes {
             let (product, table) = match &node.op {
@@ -45,56 +64,70 @@ impl Weights {
                 used.vector |= Some(id) != product && Some(id) != table;
             }
         }
-        let n = program.weights.len();
-        let (decls, packed) = (program.weights.clone(), (0..n).map(|_| None).collect());
-        Weights { decls, uses, matrices: vec![None; n], interleave, packed, vectors: vec![None; n] }
-    }
-
-    /// The dimensions of a weight as a stack of matrices that is interleaved.
-    fn interleaved(&self, i: usize) -> Option<[usize; 3]> {
-        let (decl, isa) = (self.decls.get(i)?, self.interleave?);
-        let dims = match decl.dims[..] {
-            [rows, cols] => [1, rows, cols],
-            [count, rows, cols] => [count, rows, cols],
-            _ => return None,
+        let (n, mut size) = (program.weights.len(), 0usize);
+        let mut place = |(decl, used): (&WeightDecl, &Use)| {
+            let dims = match decl.dims[..] {
+                [rows, cols] => [1, rows, cols],
+                [count, rows, cols] => [count, rows, cols],
+                _ => return None,
+            };
+            let wanted = used.product && Packed::supports(decl.dtype, isa) && (rounded || !Packed::rounds(decl.dtype));
+            let bytes = usize::try_from(Packed::bytes(decl.dtype, dims).filter(|_| wanted)?).ok()?;
+            let start = size;
+            size = size.saturating_add(bytes);
+            Some(Interleaved { dims, range: start..size })
         };
-        (self.uses[i].product && Packed::supports(decl.dtype, isa)).then_some(dims)
+        let places = program.weights.iter().zip(&uses).map(&mut place).collect();
+        let (matrices, vectors, bound) = (vec![None; n], vec![None; n], vec![false; n]);
+        Weights { decls: program.weights.clone(), uses, matrices, isa, places, size, memory: vec![], bound, vectors }
     }
 
     /// Bytes held beside the file's mapping.
     pub(crate) fn bytes(&self) -> u64 {
-        let each = self.decls.iter().zip(&self.uses).enumerate().map(|(i, (decl, used))| {
-            let vector = if used.vector { 4 * decl.dims.iter().product::<usize>() as u64 } else { 0 };
-            let packed = self.interleaved(i).and_then(|dims| Packed::bytes(decl.dtype, dims));
-            vector.saturating_add(packed.unwrap_or(0))
-        });
-        each.fold(0, u64::saturating_add)
+        let vectors = self.decls.iter().zip(&self.uses).filter(|(_, used)| used.vector);
+        let vectors = vectors.map(|(decl, _)| 4 * decl.dims.iter().product::<usize>() as u64);
+        let packed = if self.size > 0 { self.size.saturating_add(LINE) } else { 0 };
+        vectors.fold(packed as u64, u64::saturating_add)
     }
 
-    /// Interleaves what has been bound.
-    pub(crate) fn finalize(&mut self, cpu: &Cpu) -> Result<()> {
-        for i in 0..self.matrices.len() {
-            if let (Some(dims), Some(weight)) = (self.interleaved(i), &self.matrices[i]) {
-                let packed = Packed::new(cpu.pool(), weight.dtype, dims, weight.bytes());
-                let packed = packed.map_err(|e| kernel_error(format_args!("weight '{}'", weight.name), e))?;
-                self.packed[i] = Some(packed);
-            }
+    /// The bytes of an interleaved weight.
+    fn interleaved(&self, place: &Interleaved) -> &[u8] {
+        let first = self.memory.as_ptr().align_offset(LINE).min(LINE);
+        &self.memory[first + place.range.start..first + place.range.end]
+    }
+
+    /// Interleaves a weight, which is then not needed any more where it was.
+    fn interleave(&mut self, pool: &Pool, place: &Interleaved, weight: &BoundWeight) -> Result<(), KernelError> {
+        if self.memory.is_empty() {
+            self.memory = large_zeros(self.size.saturating_add(LINE))?;
         }
-        Ok(())
+        let first = self.memory.as_ptr().align_offset(LINE).min(LINE);
+        let out = &mut self.memory[first + place.range.start..first + place.range.end];
+        // Groups that are written once more begin as zeros.
+        if self.bound[weight.id.index()] {
+            out.fill(0);
+        }
+        Packed::write(pool, weight.dtype, place.dims, weight.bytes(), out)
     }
 
-    pub(crate) fn bind(&mut self, isa: Isa, weight: BoundWeight) -> Result<()> {
+    pub(crate) fn bind(&mut self, pool: &Pool, weight: BoundWeight) -> Result<()> {
         let i = weight.id.index();
-        let Some(used) = self.uses.get(i) else {
+        let Some(&used) = self.uses.get(i) else {
             return Err(Error::invalid(format!("weight '{}': not one of the program's", weight.name)));
         };
         if used.vector {
             let mut out = vec![0.0; weight.dims.iter().product()];
-            decode(isa, weight.dtype, weight.bytes(), &mut out)
+            decode(self.isa, weight.dtype, weight.bytes(), &mut out)
                 .map_err(|e| kernel_error(format_args!("weight '{}'", weight.name), e))?;
             self.vectors[i] = Some(out);
         }
-        if used.product || used.table {
+        let place = self.places[i].clone();
+        if let Some(place) = &place {
+            self.interleave(pool, place, &weight)
+                .map_err(|e| kernel_error(format_args!("weight '{}'", weight.name), e))?;
+        }
+        self.bound[i] = true;
+        if used.table || used.product && place.is_none() {
             self.matrices[i] = Some(weight);
         }
         Ok(())
@@ -109,14 +142,17 @@ impl Weights {
         bound.ok_or_else(|| Error::invalid(format!("weight '{}': never bound", self.name(id))))
     }
 
+    /// The place and type of a weight that has been interleaved.
+    fn packed(&self, id: WeightId) -> Option<(DType, &Interleaved)> {
+        let place = self.places.get(id.index())?.as_ref().filter(|_| self.bound[id.index()])?;
+        Some((self.decls[id.index()].dtype, place))
+    }
+
     /// A matrix `[out, in]` for products.
     pub(crate) fn matrix(&self, id: WeightId) -> Result<Matrix<'_>> {
-        match self.packed.get(id.index()) {
-            Some(Some(packed)) => {
-                packed.matrix(0).map_err(|e| kernel_error(format_args!("weight '{}'", self.name(id)), e))
-            }
-            _ => self.table(id),
-        }
+        let Some((dtype, place)) = self.packed(id) else { return self.table(id) };
+        Packed::matrix_of(dtype, place.dims, self.interleaved(place), 0)
+            .map_err(|e| kernel_error(format_args!("weight '{}'", self.name(id)), e))
     }
 
     /// A matrix whose rows are read.
@@ -131,8 +167,9 @@ impl Weights {
 
     /// A stack of matrices `[experts, out, in]`.
     pub(crate) fn experts<'a>(&'a self, id: WeightId, bias: Option<&'a [f32]>) -> Result<Experts<'a>> {
-        if let Some(Some(packed)) = self.packed.get(id.index()) {
-            return Ok(Experts { stack: Stack::Packed(packed), bias });
+        if let Some((dtype, place)) = self.packed(id) {
+            let stack = Stack::Packed { dtype, dims: place.dims, bytes: self.interleaved(place) };
+            return Ok(Experts { stack, bias });
         }
         let weight = self.stored(id)?;
         let &[count, rows, cols] = &weight.dims[..] else {

@@ -1,19 +1,72 @@
+mod profile;
+mod work;
+
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use rocmforge_engine::{Rows, SingleSequence};
-use rocmforge_loader::{Config, KernelTime, Model};
+use rocmforge_engine::{Rows, SeveralSequences, SingleSequence};
+use rocmforge_loader::{Config, Limits, Model};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Bench;
 use crate::{models, setup};
+use work::Work;
 
-/// Speed of one part, tokens per second.
-struct Figures {
-    median: f64,
+/// Speed of one part.
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    /// Tokens of a repetition, of all sequences together.
+    tokens: usize,
+    sequences: usize,
+    /// Median, and the slowest and fastest repetition.
+    tokens_per_second: f64,
     low: f64,
     high: f64,
+    /// Shares of what the device can do, of weights that are read once per step and of the products with them.
+    bandwidth_share: Option<f64>,
+    products_share: Option<f64>,
+}
+
+/// What is measured.
+struct Plan<'a> {
+    args: &'a Bench,
+    /// Tokens per step of the prompt.
+    step: usize,
+    vocab: u32,
+}
+
+impl Plan<'_> {
+    fn token(&self, i: usize) -> u32 {
+        (i as u32).wrapping_mul(2_654_435_761) % self.vocab
+    }
+
+    fn tokens(&self, count: usize) -> Vec<u32> {
+        (0..count).map(|i| self.token(i)).collect()
+    }
+
+    fn prompt(&self) -> usize {
+        self.args.prompt as usize
+    }
+
+    fn generate(&self) -> usize {
+        self.args.generate as usize
+    }
+
+    fn depth(&self) -> usize {
+        self.args.depth as usize
+    }
+
+    /// Steps of several sequences.
+    fn batch_steps(&self) -> usize {
+        if self.args.batch == 0 { 0 } else { self.generate().div_ceil(4) }
+    }
+
+    /// Tokens of the longest sequence.
+    fn longest(&self) -> usize {
+        self.prompt().max(self.depth() + self.generate() + 1)
+    }
 }
 
 pub fn run(config: &Config, args: &Bench) -> Result<()> {
@@ -22,106 +75,126 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
     }
     let plugins = setup::plugins(config)?;
     let (name, mut entry) = models::select(config, &args.model)?;
-    let (prompt, generate) = (args.prompt as usize, args.generate as usize);
-    entry.context_length = std::num::NonZeroU32::new((prompt.max(generate + 1)) as u32);
-    let step = prompt.clamp(1, config.scheduler.max_step_tokens.get());
-    let compile = models::compile_options(config, step, 1);
+    let step = (args.prompt.max(args.depth) as usize).clamp(1, config.scheduler.max_step_tokens.get());
+    let mut plan = Plan { args, step, vocab: 1 };
+    entry.context_length = std::num::NonZeroU32::new(plan.longest() as u32);
+    let sequences = args.batch.max(1) as usize;
+    let compile = models::compile_options(config, step.max(sequences), sequences);
     let mut model = models::load(config, &plugins, &name, &entry, args.model.no_fallback, compile)?;
-    let placement = model.placement.clone();
-    let vocab = model.executable.program().info.vocab_size as u32;
-    let token = |i: usize| (i as u32).wrapping_mul(2_654_435_761) % vocab;
-    let mut sequence = SingleSequence::new(&mut model.executable, prompt.max(generate + 1))?;
-
-    let tokens: Vec<u32> = (0..prompt).map(token).collect();
-    let pp = measure(args.repetitions, prompt, || {
-        sequence.clear();
-        let mut pieces = tokens.chunks(step).peekable();
-        let start = Instant::now();
-        while let Some(piece) = pieces.next() {
-            sequence.feed(piece, if pieces.peek().is_none() { Rows::Last } else { Rows::None })?;
-        }
-        Ok(start.elapsed().as_secs_f64())
-    })?;
-    let tg = measure(args.repetitions, generate, || {
-        sequence.clear();
-        sequence.feed(&[token(1)], Rows::Last)?;
-        let start = Instant::now();
-        for i in 0..generate {
-            sequence.feed(&[token(i)], Rows::Last)?;
-        }
-        Ok(start.elapsed().as_secs_f64())
-    })?;
-    drop(sequence);
-    let profiles = if args.profile { profiles(&mut model, &tokens, step, generate)? } else { vec![] };
+    plan.vocab = model.executable.program().info.vocab_size as u32;
+    let limits = if args.no_limits { Limits::default() } else { model.executable.limits().unwrap_or_default() };
+    let work = Work::of(model.executable.program());
+    let parts = [prompt(&plan, &mut model)?, generation(&plan, &mut model)?, batch(&plan, &mut model)?];
+    let mut parts: Vec<Part> = parts.into_iter().flatten().collect();
+    parts.iter_mut().for_each(|part| shares(part, &work, &limits));
+    let profiles = match args.profile {
+        true => profile::profiles(&mut model, &plan.tokens(plan.prompt()), step, plan.generate())?,
+        false => vec![],
+    };
     let threads = rocmforge_loader::compute_threads();
     if args.json {
-        let part = |tokens: usize, f: &Option<Figures>| {
-            f.as_ref().map(|f| json!({"tokens": tokens, "tokens_per_second": f.median, "low": f.low, "high": f.high}))
-        };
-        let backend = placement.rows.first().map(|r| r.backend.clone());
+        let of = |name| parts.iter().find(|p| p.name == name);
+        let backend = model.placement.rows.first().map(|r| r.backend.clone());
         say!(
             "{:#}",
             json!({
                 "model": entry.path, "backend": backend, "threads": threads, "repetitions": args.repetitions,
-                "pp": part(prompt, &pp), "tg": part(generate, &tg), "profile": profiles,
+                "depth": args.depth, "limits": limits, "pp": of("prompt"), "tg": of("generation"), "batch": of("batch"),
+                "profile": profiles,
             })
         );
         return Ok(());
     }
     say!("{name}, {threads} threads, median of {} (low to high):", args.repetitions);
-    for (what, tokens, figures) in [("prompt", prompt, &pp), ("generation", generate, &tg)] {
-        if let Some(f) = figures {
-            say!("  {what} of {tokens} tokens: {:.2} tokens/s ({:.2} to {:.2})", f.median, f.low, f.high);
-        }
+    parts.iter().try_for_each(print)?;
+    if let (Some(bytes), Some(products)) = (limits.bytes_per_second, limits.products_per_second) {
+        say!("  limits: {:.1} GB/s read, {:.0} G products of 8 bits per second", bytes / 1e9, products / 1e9);
     }
-    profiles.iter().try_for_each(print_profile)
+    profiles.iter().try_for_each(profile::print)
 }
 
-/// Time per kernel in one part.
-#[derive(Serialize)]
-struct Profile {
-    part: &'static str,
-    tokens: usize,
-    kernels: Vec<KernelTime>,
+fn print(part: &Part) -> Result<()> {
+    let Part { name, tokens, sequences, tokens_per_second, low, high, .. } = part;
+    let what = if *sequences > 1 { format!("{sequences} sequences, ") } else { String::new() };
+    let share = |what, share: Option<f64>| share.map_or(String::new(), |s| format!(", {:.0} % of {what}", 100.0 * s));
+    let shares = share("bandwidth", part.bandwidth_share) + &share("products", part.products_share);
+    say!("  {name} of {what}{tokens} tokens: {tokens_per_second:.2} tokens/s ({low:.2} to {high:.2}){shares}");
+    Ok(())
 }
 
-/// Both parts once more, with every kernel measured.
-fn profiles(model: &mut Model, tokens: &[u32], step: usize, generate: usize) -> Result<Vec<Profile>> {
-    let mut found = vec![];
-    for (part, count) in [("prompt", tokens.len()), ("generation", generate)].into_iter().filter(|(_, n)| *n > 0) {
-        model.executable.profile(true)?;
-        let mut sequence = SingleSequence::new(&mut model.executable, tokens.len().max(generate + 1))?;
-        match part {
-            "prompt" => tokens.chunks(step).try_for_each(|piece| sequence.feed(piece, Rows::Last).map(drop))?,
-            _ => (0..count).try_for_each(|_| sequence.feed(&[1], Rows::Last).map(drop))?,
-        }
-        drop(sequence);
-        found.push(Profile { part, tokens: count, kernels: model.executable.profile(false)? });
-    }
-    Ok(found)
+/// Weights are read once per step in generation; a prompt reads them too rarely to tell.
+fn shares(part: &mut Part, work: &Work, limits: &Limits) {
+    let speed = part.tokens_per_second;
+    let prompt = part.name == "prompt";
+    let head = if prompt { work.head_products * (1.0 - 1.0 / part.tokens.max(1) as f64) } else { 0.0 };
+    part.products_share = limits.products_per_second.map(|limit| speed * (work.products - head) / limit);
+    let steps = speed / part.sequences as f64;
+    part.bandwidth_share = limits.bytes_per_second.filter(|_| !prompt).map(|limit| steps * work.bytes / limit);
 }
 
-fn print_profile(profile: &Profile) -> Result<()> {
-    let total: f64 = profile.kernels.iter().map(|k| k.microseconds).sum();
-    let (calls, tokens) = (profile.kernels.iter().map(|k| k.calls).sum::<u64>(), profile.tokens);
-    say!("kernels of {} ({tokens} tokens): {:.2} ms in {calls} launches", profile.part, total / 1000.0);
-    say!("  {:<28} {:>8} {:>12} {:>12} {:>8}", "kernel", "calls", "us", "us per call", "share");
-    for k in &profile.kernels {
-        let (each, share) =
-            (k.microseconds / k.calls.max(1) as f64, 100.0 * k.microseconds / total.max(f64::MIN_POSITIVE));
-        say!("  {:<28} {:>8} {:>12.1} {each:>12.2} {share:>7.1}%", k.kernel, k.calls, k.microseconds);
+fn prompt(plan: &Plan<'_>, model: &mut Model) -> Result<Option<Part>> {
+    let tokens = plan.tokens(plan.prompt());
+    let mut sequence = SingleSequence::new(&mut model.executable, plan.longest())?;
+    measure(plan, ("prompt", tokens.len(), 1), || {
+        sequence.clear();
+        let start = Instant::now();
+        feed(&mut sequence, &tokens, plan.step)?;
+        Ok(start.elapsed().as_secs_f64())
+    })
+}
+
+/// Feeds tokens in steps; the last one gives logits.
+fn feed(sequence: &mut SingleSequence<'_>, tokens: &[u32], step: usize) -> Result<()> {
+    let mut pieces = tokens.chunks(step).peekable();
+    while let Some(piece) = pieces.next() {
+        sequence.feed(piece, if pieces.peek().is_none() { Rows::Last } else { Rows::None })?;
     }
     Ok(())
 }
 
-/// Runs once to warm up, then `repetitions` times; `None` if there is nothing to do.
-fn measure(repetitions: u32, tokens: usize, mut run: impl FnMut() -> Result<f64>) -> Result<Option<Figures>> {
+fn generation(plan: &Plan<'_>, model: &mut Model) -> Result<Option<Part>> {
+    let context = plan.tokens(plan.depth().max(1));
+    let mut sequence = SingleSequence::new(&mut model.executable, plan.longest())?;
+    measure(plan, ("generation", plan.generate(), 1), || {
+        sequence.clear();
+        feed(&mut sequence, &context, plan.step)?;
+        let start = Instant::now();
+        for i in 0..plan.generate() {
+            sequence.feed(&[plan.token(i)], Rows::Last)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    })
+}
+
+fn batch(plan: &Plan<'_>, model: &mut Model) -> Result<Option<Part>> {
+    let (count, steps) = (plan.args.batch as usize, plan.batch_steps());
+    measure(plan, ("batch", count * steps, count), || {
+        let mut sequences = SeveralSequences::new(&mut model.executable, count, steps + 1)?;
+        sequences.feed(&plan.tokens(count))?;
+        let start = Instant::now();
+        for i in 0..steps {
+            let tokens: Vec<u32> = (0..count).map(|s| plan.token(i * count + s)).collect();
+            sequences.feed(&tokens)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    })
+}
+
+/// Runs once to warm up, then as often as asked for; `None` if there is nothing to do.
+fn measure(
+    plan: &Plan<'_>,
+    (name, tokens, sequences): (&'static str, usize, usize),
+    mut run: impl FnMut() -> Result<f64>,
+) -> Result<Option<Part>> {
     if tokens == 0 {
         return Ok(None);
     }
     run()?;
-    let mut speeds = (0..repetitions.max(1)).map(|_| Ok(tokens as f64 / run()?)).collect::<Result<Vec<_>>>()?;
+    let count = plan.args.repetitions.max(1);
+    let mut speeds = (0..count).map(|_| Ok(tokens as f64 / run()?)).collect::<Result<Vec<_>>>()?;
     speeds.sort_by(f64::total_cmp);
-    let median = (speeds[(speeds.len() - 1) / 2] + speeds[speeds.len() / 2]) / 2.0;
-    Ok(Some(Figures { median, low: speeds[0], high: speeds[speeds.len() - 1] }))
+    let tokens_per_second = (speeds[(speeds.len() - 1) / 2] + speeds[speeds.len() / 2]) / 2.0;
+    let (low, high) = (speeds[0], speeds[speeds.len() - 1]);
+    let (bandwidth_share, products_share) = (None, None);
+    Ok(Some(Part { name, tokens, sequences, tokens_per_second, low, high, bandwidth_share, products_share }))
 }

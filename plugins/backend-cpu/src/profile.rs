@@ -1,0 +1,64 @@
+//! How long operations take, for `bench --profile`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rocmforge_sdk::KernelTime;
+use rocmforge_sdk::program::{Op, Program};
+
+/// Times by operation, while they are measured.
+#[derive(Debug, Default)]
+pub(crate) struct Profile {
+    on: bool,
+    times: BTreeMap<String, (u64, Duration)>,
+}
+
+impl Profile {
+    /// Switches the measuring on or off; gives what was measured so far, the longest first.
+    pub(crate) fn switch(&mut self, on: bool) -> Vec<KernelTime> {
+        self.on = on;
+        let times = std::mem::take(&mut self.times).into_iter();
+        let mut times: Vec<KernelTime> = times
+            .map(|(kernel, (calls, time))| KernelTime { kernel, calls, microseconds: time.as_secs_f64() * 1e6 })
+            .collect();
+        times.sort_by(|a, b| b.microseconds.total_cmp(&a.microseconds));
+        times
+    }
+
+    /// Now, if anybody wants to know.
+    pub(crate) fn start(&self) -> Option<Instant> {
+        self.on.then(Instant::now)
+    }
+
+    /// An operation that began at `start` is done.
+    pub(crate) fn end(&mut self, start: Option<Instant>, label: impl FnOnce() -> String) {
+        if let Some(start) = start {
+            let (calls, time) = self.times.entry(label()).or_default();
+            *calls += 1;
+            *time += start.elapsed();
+        }
+    }
+}
+
+/// Operation, and the types of its matrices.
+pub(crate) fn label(program: &Program, op: &Op) -> String {
+    let matrices = op.weights().into_iter().filter_map(|id| program.weights.get(id.index()));
+    let types = matrices.filter(|decl| decl.dims.len() > 1).map(|decl| format!(" {}", decl.dtype.name()));
+    types.fold(op.name().to_owned(), |name, dtype| name + &dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_measured_unless_asked_for() {
+        let mut profile = Profile::default();
+        let label = || "add".to_owned();
+        profile.end(profile.start(), label);
+        assert!(profile.switch(true).is_empty());
+        (0..2).for_each(|_| profile.end(profile.start(), label));
+        let found = profile.switch(false);
+        assert_eq!((found.len(), found[0].kernel.as_str(), found[0].calls), (1, "add", 2));
+    }
+}
