@@ -33,7 +33,6 @@ static std::map<std::string, CUmodule> modules;
 static CUstream stream;
 static double copy_rate = 0;
 
-
 static CUfunction function(const std::string &source, const std::string &name) {
     if (!modules.count(source)) {
         CHECK(cuModuleLoad(&modules[source], (folder + "/" + source + ".cubin").c_str()));
@@ -278,10 +277,10 @@ static void bench_gemv(const Format &f, uint32_t rows, uint32_t columns, uint32_
     args.x = f.block == 1 ? a.f32 : a.codes, args.scales = a.scales, args.out = out;
     args.rows = rows, args.columns = columns, args.items = items, args.x_stride = columns, args.out_stride = rows;
     args.slots = 1;
-    uint32_t per = 8 * (vectors == 1 ? 2 : 4);
     auto go = [&](int i) {
         args.weight = planes_at(f, copies[i % copies.size()], uint64_t(rows) * columns / f.block);
-        launch(k, (rows + per - 1) / per, (items + vectors - 1) / vectors, 1, 256, args);
+        uint32_t blocks = (rows + 15) / 16, passes = (items + vectors - 1) / vectors;
+        launch(k, vectors > 1 ? passes : blocks, vectors > 1 ? blocks : passes, 1, 256, args);
     };
     go(0);
     double error = error_of(f, m, a, download<float>(out, size_t(rows) * items), rows, columns, items);

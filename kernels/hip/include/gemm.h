@@ -69,7 +69,7 @@ RF_FN void rf_store_unit(uint16_t *to, const typename RfFormat<format>::Raw &raw
 }
 
 // BM x BN per block, BK elements per step, and WK waves that share a tile by k; the others split BM in two and BN.
-// `depth` steps of weights are under way at once.
+// `depth` steps of weights and activations are under way at once.
 template <uint32_t format, uint32_t BM, uint32_t BN, uint32_t BK, uint32_t WK, uint32_t depth>
 struct RfGemm {
     typedef RfFormat<format> F;
@@ -162,22 +162,22 @@ struct RfGemm {
         const uint32_t k0 = wave % WK, n_at = wave / WK % wn * tn * 16, m_at = wave / WK / wn * tm * 16;
         RfAcc acc[tm][tn] = {};
         Weights held[depth];
-        Activations x;
+        Activations x[depth];
         const uint32_t steps = (columns + BK - 1) / BK;
-        load(x, 0);
 #pragma unroll
         for (uint32_t d = 0; d < depth; d++) {
             load(held[d], rf_min(d, steps - 1));
+            load(x[d], rf_min(d, steps - 1));
         }
         for (uint32_t first = 0; first < steps; first += depth) {
 #pragma unroll
             for (uint32_t d = 0; d < depth; d++) {
                 const uint32_t step = first + d;
                 if (step < steps) {
-                    store(held[d], x, shared, step);
+                    store(held[d], x[d], shared, step);
                     rf_barrier();
                     load(held[d], rf_min(step + depth, steps - 1));
-                    load(x, rf_min(step + 1, steps - 1));
+                    load(x[d], rf_min(step + depth, steps - 1));
                     multiply(acc, shared, k0, n_at, m_at);
                     rf_barrier();
                 }

@@ -8,10 +8,7 @@
 constexpr uint32_t RF_GEMV_THREADS = 256;
 
 // Rows that a wave takes at once: more share the loads of x, fewer leave more waves for a small matrix.
-template <uint32_t vectors>
-struct RfGemvTile {
-    static constexpr uint32_t rows = vectors >= 4 ? 4 : 2;
-};
+constexpr uint32_t RF_GEMV_ROWS = 2;
 
 template <uint32_t rows>
 struct RfGemvRows {
@@ -20,12 +17,14 @@ struct RfGemvRows {
     uint32_t item;
 };
 
-// With `pair`, the second half of the rows are the partners of the first.
-template <uint32_t rows>
-RF_FN RfGemvRows<rows> rf_gemv_rows(const RfGemvArgs &args, uint32_t vectors) {
-    uint32_t wave = rf_block_x() * (RF_GEMV_THREADS / RF_WAVE) + rf_wave();
+// With `pair`, the second half of the rows are the partners of the first. Blocks that take the same rows for other vectors
+// follow each other, so that they find the weights in the cache.
+template <uint32_t rows, uint32_t vectors>
+RF_FN RfGemvRows<rows> rf_gemv_rows(const RfGemvArgs &args) {
+    const uint32_t part = vectors > 1 ? rf_block_y() : rf_block_x();
+    uint32_t wave = part * (RF_GEMV_THREADS / RF_WAVE) + rf_wave();
     RfGemvRows<rows> r;
-    r.item = rf_block_y() * vectors;
+    r.item = (vectors > 1 ? rf_block_x() : rf_block_y()) * vectors;
     uint64_t first = args.experts ? uint64_t(rf_ptr<const uint32_t>(args.experts)[r.item]) * args.rows : 0;
 #pragma unroll
     for (uint32_t i = 0; i < rows; i++) {
@@ -116,12 +115,18 @@ RF_FN void rf_gemv_group(const uint32_t (&w)[rows][groups][4], const float (&sca
     }
 }
 
+// Units of each row that are loaded before any is computed.
+template <uint32_t format>
+constexpr uint32_t rf_gemv_in_flight() {
+    return format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename RfFormat<format>::Raw) > 32 ? 1 : 2;
+}
+
 // A few vectors of 8-bit activations.
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv(const RfGemvArgs &args) {
     typedef RfFormat<format> F;
-    constexpr uint32_t rows = RfGemvTile<vectors>::rows;
-    RfGemvRows<rows> r = rf_gemv_rows<rows>(args, vectors);
+    constexpr uint32_t rows = RF_GEMV_ROWS, in_flight = rf_gemv_in_flight<format>() > 1 ? 2 : 1;
+    RfGemvRows<rows> r = rf_gemv_rows<rows, vectors>(args);
     const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
     RfPlanes planes[rows];
 #pragma unroll
@@ -138,31 +143,36 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
     }
     const float squares = rf_gemv_squares(args);
     float sum[rows][vectors] = {};
-    for (uint32_t unit = rf_lane(); unit < units; unit += RF_WAVE) {
-        typename F::Raw raw[rows];
+    for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
+        typename F::Raw raw[in_flight][rows];
 #pragma unroll
-        for (uint32_t i = 0; i < rows; i++) {
-            raw[i] = F::load(planes[i], unit / F::units, unit % F::units);
-        }
-        uint32_t w[rows][F::groups][4];
-        float scale[rows][F::groups], minimum[rows][F::groups];
+        for (uint32_t j = 0; j < in_flight; j++) {
+            uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
 #pragma unroll
-        for (uint32_t i = 0; i < rows; i++) {
-            F::unpack(raw[i], unit % F::units, w[i], scale[i], minimum[i]);
-        }
-#pragma unroll
-        for (uint32_t g = 0; g < F::groups; g++) {
-            uint32_t at = unit / F::units * F::block + F::offset(unit % F::units, g);
-#pragma unroll
-            for (uint32_t v = 0; v < vectors; v++) {
-                rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x[v] + at);
-                rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales[v] + at / 32);
-                float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
-                rf_gemv_group(w, scale, minimum, g, q, rf_float(s.x), total, &sum[0][v], vectors);
+            for (uint32_t i = 0; i < rows; i++) {
+                raw[j][i] = F::load(planes[i], unit / F::units, unit % F::units);
             }
-            // Group by group where unpacking has taken most registers: the next one's activations would not fit.
-            if constexpr (format == RF_Q3_K) {
-                rf_in_order();
+        }
+#pragma unroll
+        for (uint32_t j = 0; j < in_flight; j++) {
+            const bool inside = start + j * RF_WAVE < units;
+            const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
+            uint32_t w[rows][F::groups][4];
+            float scale[rows][F::groups], minimum[rows][F::groups];
+#pragma unroll
+            for (uint32_t i = 0; i < rows; i++) {
+                F::unpack(raw[j][i], unit % F::units, w[i], scale[i], minimum[i]);
+            }
+#pragma unroll
+            for (uint32_t g = 0; g < F::groups; g++) {
+                uint32_t at = unit / F::units * F::block + F::offset(unit % F::units, g);
+#pragma unroll
+                for (uint32_t v = 0; v < vectors; v++) {
+                    rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x[v] + at);
+                    rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales[v] + at / 32);
+                    float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
+                    rf_gemv_group(w, scale, minimum, g, q, inside ? rf_float(s.x) : 0.0f, total, &sum[0][v], vectors);
+                }
             }
         }
     }
@@ -183,9 +193,8 @@ constexpr uint32_t RF_GEMV_NORM_THREADS = 512;
 template <uint32_t format>
 struct RfGemvOne {
     typedef RfFormat<format> F;
-    // Units of each row that are loaded before any is computed.
-    static constexpr uint32_t in_flight = format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename F::Raw) > 32 ? 1 : 2;
-    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4, rows = 2;
+    static constexpr uint32_t in_flight = rf_gemv_in_flight<format>();
+    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4, rows = RF_GEMV_ROWS;
 
     RF_MEMBER void multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][1]) {
         const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
@@ -328,7 +337,7 @@ struct RfGemvOne {
             run_pairs(args, shared);
             return;
         }
-        RfGemvRows<rows> r = rf_gemv_rows<rows>(args, 1);
+        RfGemvRows<rows> r = rf_gemv_rows<rows, 1>(args);
         float sum[rows][1];
         const float squares = rf_gemv_squares(args);
         multiply(args, r, sum);
@@ -341,7 +350,7 @@ struct RfGemvOne {
         RF_SHARED RfGemvShared shared;                                                                                 \
         RfGemvOne<format>::run(args, shared);                                                                          \
     }                                                                                                                  \
-    RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 1) { rf_gemv<format, 4>(args); }
+    RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 2) { rf_gemv<format, 4>(args); }
 
 // Also the kernel for a result whose norm follows.
 #define RF_GEMV_NORM(name, format)                                                                                     \

@@ -28,9 +28,9 @@ RF_FN void rf_plain_unit(const rf_u32x4 &q, bool inside, float (&w)[count]) {
 
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv_plain(const RfGemvArgs &args) {
-    constexpr uint32_t bytes = format == RF_F32 ? 4 : 2, count = 16 / bytes, in_flight = vectors >= 4 ? 1 : 4;
-    constexpr uint32_t rows = RfGemvTile<vectors>::rows;
-    RfGemvRows<rows> r = rf_gemv_rows<rows>(args, vectors);
+    constexpr uint32_t bytes = format == RF_F32 ? 4 : 2, count = 16 / bytes, in_flight = vectors >= 4 ? 2 : 4;
+    constexpr uint32_t rows = RF_GEMV_ROWS;
+    RfGemvRows<rows> r = rf_gemv_rows<rows, vectors>(args);
     const uint8_t *w[rows];
 #pragma unroll
     for (uint32_t i = 0; i < rows; i++) {

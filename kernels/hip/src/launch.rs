@@ -83,12 +83,14 @@ pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
     }
     let vectors = if args.experts != 0 || args.items <= 1 { 1 } else { GEMV_VECTORS };
     let waves = 256 / wave;
-    let per_wave = if vectors == 1 { 2 } else { 4 };
-    let (rows, per_wave) = if args.pair != 0 { (args.pair, per_wave / 2) } else { (args.rows, per_wave) };
+    let (rows, per_wave) = if args.pair != 0 { (args.pair, 1) } else { (args.rows, 2) };
     // With quantisation a block takes the results of one scale.
     let per_block = if args.pair != 0 && args.next_codes != 0 { 32 } else { waves * per_wave };
     let name = format!("rf_gemv_{}_{vectors}", format_name(dtype));
-    launch(&name, wave, [rows.div_ceil(per_block), args.items.div_ceil(vectors), 1], args)
+    let (blocks, passes) = (rows.div_ceil(per_block), args.items.div_ceil(vectors));
+    // Blocks with the same rows follow each other.
+    let grid = if vectors > 1 { [passes, blocks, 1] } else { [blocks, passes, 1] };
+    launch(&name, wave, grid, args)
 }
 
 /// Whether [`gemv`] can quantise its result for the next matrix (`next_codes`), with `norm` without the factor of the rms norm

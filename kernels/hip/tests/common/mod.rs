@@ -1,6 +1,8 @@
 //! What the tests of kernels share: the stand-in device with waves of 32 and 64, random values, comparison.
 #![allow(dead_code)]
 
+pub mod matrix;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;
