@@ -6,7 +6,7 @@ use crate::error::ApiError;
 use crate::generation::Generation;
 use crate::params::common::StreamOptions;
 use crate::state::{AppState, ServedModel};
-use crate::wire::{Timings, Usage, finish_reason};
+use crate::wire::{CompletionDetails, Timings, Usage, finish_reason};
 
 /// Most tokens for a request that asks for `wanted`.
 ///
@@ -57,14 +57,21 @@ impl Answer {
 }
 
 /// Waits for all sequences.
-pub(crate) async fn collect(
+pub(crate) async fn collect(generation: Generation, usage: UsageCount) -> Result<(Vec<Answer>, UsageCount), ApiError> {
+    collect_with(generation, usage, |_, _| {}).await
+}
+
+/// The same, and shows `seen` every event.
+pub(crate) async fn collect_with(
     mut generation: Generation,
     mut usage: UsageCount,
+    mut seen: impl FnMut(usize, &Event),
 ) -> Result<(Vec<Answer>, UsageCount), ApiError> {
     let mut answers: Vec<Answer> = (0..usage.sequences()).map(|_| Answer::default()).collect();
     while let Some(item) = generation.next().await {
         let (sequence, event) = item?;
         usage.event(sequence, &event);
+        seen(sequence, &event);
         let answer = &mut answers[sequence];
         match event {
             Event::Prompt(logprobs) => answer.prompt = logprobs,
@@ -92,6 +99,8 @@ pub(crate) struct UsageCount {
     n: usize,
     completion: Vec<usize>,
     cached: usize,
+    /// Of the tokens of all answers, those of reasoning; `None`: nobody tells it from the rest.
+    reasoning: Option<usize>,
     /// Answers that are over.
     ended: usize,
     /// The longest of all answers.
@@ -104,7 +113,8 @@ impl UsageCount {
     pub(crate) fn new(requests: &[GenerateRequest], n: usize) -> UsageCount {
         let prompt = requests.iter().step_by(n.max(1)).map(|r| r.prompt.len()).sum();
         let (prefill, decode) = Default::default();
-        UsageCount { prompt, n, completion: vec![0; requests.len()], cached: 0, ended: 0, prefill, decode }
+        let completion = vec![0; requests.len()];
+        UsageCount { prompt, n, completion, cached: 0, reasoning: None, ended: 0, prefill, decode }
     }
 
     pub(crate) fn prompt_tokens(&self) -> usize {
@@ -133,8 +143,14 @@ impl UsageCount {
         }
     }
 
+    /// Notes how many tokens of all answers were reasoning.
+    pub(crate) fn set_reasoning(&mut self, tokens: usize) {
+        self.reasoning = Some(tokens);
+    }
+
     pub(crate) fn total(&self) -> Usage {
-        Usage::new(self.prompt, self.completion.iter().sum(), self.cached)
+        let completion_tokens_details = self.reasoning.map(|reasoning_tokens| CompletionDetails { reasoning_tokens });
+        Usage { completion_tokens_details, ..Usage::new(self.prompt, self.completion.iter().sum(), self.cached) }
     }
 
     pub(crate) fn timings(&self) -> Timings {

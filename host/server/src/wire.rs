@@ -27,6 +27,39 @@ pub(crate) struct Envelope<'a, C> {
     pub(crate) usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timings: Option<Timings>,
+    /// Of chat, which has one prompt however many choices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
+}
+
+/// For each token of the prompt, by id: itself and the likeliest ones at its place; `null` for the first.
+pub(crate) type PromptLogprobs = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
+
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
+pub(crate) struct PromptLogprob {
+    logprob: f32,
+    /// 1 for the likeliest.
+    rank: usize,
+    decoded_token: String,
+}
+
+/// `logprobs`: of the second and later tokens of `prompt`.
+pub(crate) fn prompt_logprobs(
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    logprobs: &[Logprobs],
+    top: usize,
+) -> PromptLogprobs {
+    let entry = |id: u32, logprob: f32, rank: usize| {
+        (id, PromptLogprob { logprob: finite(logprob), rank, decoded_token: token_text(tokenizer, id) })
+    };
+    let place = |(&id, l): (&u32, &Logprobs)| {
+        let likeliest = l.top.iter().take(top).enumerate().map(|(i, &(id, p))| entry(id, p, i + 1));
+        Some(likeliest.chain([entry(id, l.chosen, l.rank)]).collect())
+    };
+    let scored = prompt.iter().skip(1).zip(logprobs).map(place);
+    // Nothing predicts the first token.
+    [None].into_iter().chain(scored).collect()
 }
 
 /// Numbers of tokens.
@@ -36,6 +69,14 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: usize,
     pub(crate) total_tokens: usize,
     pub(crate) prompt_tokens_details: PromptDetails,
+    /// Of chat answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
+pub(crate) struct CompletionDetails {
+    pub(crate) reasoning_tokens: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
@@ -50,6 +91,7 @@ impl Usage {
             completion_tokens: completion,
             total_tokens: prompt + completion,
             prompt_tokens_details: PromptDetails { cached_tokens: cached },
+            completion_tokens_details: None,
         }
     }
 }
@@ -119,6 +161,9 @@ pub(crate) struct Message {
     pub(crate) reasoning: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tool_calls: Vec<ToolCall>,
+    /// What a call was before there were several in an answer; for requests that are as old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) function_call: Option<Function>,
 }
 
 /// A call of a tool.
@@ -131,15 +176,21 @@ pub(crate) struct ToolCall {
 }
 
 #[derive(Debug, JsonSchema, Serialize)]
-struct Function {
+pub(crate) struct Function {
     name: String,
     /// JSON as a string.
     arguments: String,
 }
 
+impl From<Call> for Function {
+    fn from(call: Call) -> Function {
+        Function { name: call.name, arguments: call.arguments }
+    }
+}
+
 impl ToolCall {
     pub(crate) fn new(id: String, call: Call) -> ToolCall {
-        ToolCall { id, kind: "function", function: Function { name: call.name, arguments: call.arguments } }
+        ToolCall { id, kind: "function", function: call.into() }
     }
 }
 
@@ -182,6 +233,8 @@ pub(crate) struct Delta {
     pub(crate) reasoning: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tool_calls: Option<Vec<DeltaCall>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) function_call: Option<DeltaFunction>,
 }
 
 /// Log-probabilities in the form of chat completions.
@@ -222,6 +275,8 @@ pub(crate) struct CompletionChoice {
     pub(crate) text: String,
     pub(crate) logprobs: Option<CompletionLogprobs>,
     pub(crate) finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Log-probabilities in the form of plain completions: arrays of equal length.
@@ -236,11 +291,19 @@ pub(crate) struct CompletionLogprobs {
 }
 
 impl CompletionLogprobs {
-    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&Logprobs>, offset: usize) {
+    /// `count`: so many of the likeliest.
+    pub(crate) fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        id: u32,
+        logprobs: Option<&Logprobs>,
+        count: usize,
+        offset: usize,
+    ) {
         let text = token_text(tokenizer, id);
         let top = logprobs.map(|l| {
             // The likeliest of several tokens with the same text comes first, and stays.
-            let likeliest = l.top.iter().rev().map(|&(id, p)| (token_text(tokenizer, id), finite(p)));
+            let likeliest = l.top.iter().take(count).rev().map(|&(id, p)| (token_text(tokenizer, id), finite(p)));
             let mut top: BTreeMap<String, f32> = likeliest.collect();
             top.entry(text.clone()).or_insert(finite(l.chosen));
             top

@@ -76,3 +76,65 @@ async fn a_text_is_filled_in_only_by_a_model_that_can() {
     ask(&server, json!({"suffix": "end"})).await.check_error(400, "unsupported_parameter", json!("suffix"));
     assert_eq!(ask(&server, json!({"suffix": ""})).await.status, 200);
 }
+
+#[tokio::test]
+async fn the_prompts_own_tokens_are_scored_if_asked_for() {
+    let server = Server::with_model(model(TEXT)).await;
+    let answer = ask(&server, json!({"prompt": " the sequence", "prompt_logprobs": 2, "max_tokens": 2})).await.json();
+    let choice = &answer["choices"][0];
+    let places = choice["prompt_logprobs"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    assert_eq!(places.len() as u64, answer["usage"]["prompt_tokens"].as_u64().unwrap());
+    assert_eq!((&places[0], &choice["logprobs"], &choice["text"]), (&Value::Null, &Value::Null, &json!(", that")));
+    for place in &places[1..] {
+        let entries: Vec<&Value> = place.as_object().unwrap().values().collect();
+        assert!((2..=3).contains(&entries.len()), "{place}");
+        assert!(entries.iter().any(|e| e["rank"] == 1 && e["logprob"].as_f64().unwrap() <= 0.0), "{place}");
+        assert!(entries.iter().all(|e| e["decoded_token"].is_string()), "{place}");
+    }
+    // Its last token is what the model says after the one before.
+    let last = places.last().unwrap().as_object().unwrap();
+    assert!(last.values().any(|e| e["decoded_token"] == " sequence" && e["rank"] == 1), "{last:?}");
+    // With the scores of an echo in the other form, each as long as it was asked to be.
+    let both = json!({"prompt": " the sequence", "prompt_logprobs": 3, "echo": true, "logprobs": 1, "max_tokens": 1});
+    let both = ask(&server, both).await.json()["choices"][0].clone();
+    assert_eq!(both["prompt_logprobs"].as_array().unwrap().len(), places.len());
+    let top = both["logprobs"]["top_logprobs"][1].as_object().unwrap();
+    assert!(top.len() <= 2, "{top:?}");
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let chat = server.post("/v1/chat/completions", json!({"messages": messages, "prompt_logprobs": 0})).await.json();
+    let places = chat["prompt_logprobs"].as_array().unwrap_or_else(|| panic!("{chat}"));
+    assert_eq!(places.len() as u64, chat["usage"]["prompt_tokens"].as_u64().unwrap());
+    assert!(places[1..].iter().all(|p| p.as_object().unwrap().len() == 1), "{chat}");
+}
+
+#[tokio::test]
+async fn bad_words_are_not_said() {
+    let server = Server::with_model(model(TEXT)).await;
+    let said = |answer: Answer| answer.json()["choices"][0]["text"].as_str().unwrap().to_string();
+    assert!(said(ask(&server, json!({"max_tokens": 8})).await).starts_with(" the sequence"));
+    for word in ["sequence", " sequence", "the sequence"] {
+        let text = said(ask(&server, json!({"bad_words": [word], "max_tokens": 8})).await);
+        assert!(!text.contains(word.trim()), "{word}: {text}");
+    }
+    let unsaid = ask(&server, json!({"bad_words": ["zebra"], "max_tokens": 8})).await;
+    assert!(said(unsaid).starts_with(" the sequence"));
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_with_the_last_message() {
+    let server = Server::with_model(model(TEXT)).await;
+    let ask = async |members: Value| {
+        let mut body = json!({"temperature": 0, "messages": [
+            {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes, the"}]});
+        members.as_object().unwrap().iter().for_each(|(k, v)| body[k] = v.clone());
+        (
+            server.post("/apply-template", body.clone()).await.json(),
+            server.post("/v1/chat/completions", body).await.json(),
+        )
+    };
+    let (prompt, answer) = ask(json!({"continue_final_message": true})).await;
+    assert_eq!(prompt["prompt"], "user: Hi\nassistant: Yes, the");
+    assert_eq!(answer["choices"][0]["message"]["content"], " sequence, that ñ is", "{answer}");
+    let (prompt, _) = ask(json!({"continue_final_message": false})).await;
+    assert_eq!(prompt["prompt"], "user: Hi\nassistant: Yes, the\n");
+}

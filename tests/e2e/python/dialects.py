@@ -132,6 +132,13 @@ def local():
     assert generated.response == answer.message.content, generated
     pieces = list(client.generate(model=MODEL, prompt="What is 14 + 74?", options=options, stream=True))
     assert "".join(p.response for p in pieces) == answer.message.content
+    raw = client.generate(model=MODEL, prompt="The", raw=True, options=options)
+    plain = openai.OpenAI(base_url=f"{URL}/v1", api_key="none").completions.create(
+        model=MODEL, prompt="The", temperature=0, max_tokens=16)
+    assert raw.response == plain.choices[0].text and raw.done, raw
+    for more in ({"suffix": "."}, {"images": [b"x"]}):
+        error = fails(ollama.ResponseError, lambda: client.generate(model=MODEL, prompt="The", **more))  # noqa: B023
+        assert error.status_code == 400 and list(more)[0] in error.error, error
     cut = client.generate(model=MODEL, prompt="What is 14 + 74?", options=options | {"num_predict": 1})
     assert cut.done_reason == "length", cut
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}

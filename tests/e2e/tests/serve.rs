@@ -30,6 +30,15 @@ fn the_official_client_is_answered() {
 }
 
 #[test]
+fn what_clients_rely_on_is_there_to_the_byte() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: no python3");
+        return;
+    }
+    check(&shipped(), "python3", "wire.py", &["llama-demo"]);
+}
+
+#[test]
 fn answers_to_strict_schemas_validate() {
     let Some(program) = python::with_client() else { return println!("{NO_CLIENT}") };
     check(&shipped(), &program, "strict_schemas.py", &["llama-demo", "24"]);

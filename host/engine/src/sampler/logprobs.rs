@@ -5,6 +5,8 @@ use super::select::{Candidate, keep_top, maximum};
 pub struct Logprobs {
     /// That of the token that was drawn, or that follows in the prompt.
     pub chosen: f32,
+    /// 1 for the likeliest token, and one more for each that is likelier.
+    pub rank: usize,
     /// The likeliest tokens, best first, the smaller id first among equals.
     pub top: Vec<(u32, f32)>,
 }
@@ -26,5 +28,7 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> Logprobs {
         keep_top(&mut best, top);
         best.iter_mut().for_each(|c| c.1 = normalise(c.1));
     }
-    Logprobs { chosen: logits.get(token as usize).map_or(f32::NEG_INFINITY, |&x| normalise(x)), top: best }
+    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    let rank = 1 + logits.iter().filter(|&&x| x > logit).count();
+    Logprobs { chosen: normalise(logit), rank, top: best }
 }

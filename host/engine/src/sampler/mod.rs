@@ -44,6 +44,8 @@ pub struct Sampler {
     history: History,
     surprise: Option<Bound>,
     follower: Option<Follower>,
+    /// Tokens with which a bad word would be complete.
+    banned: Vec<u32>,
     scratch: Vec<select::Candidate>,
     sums: Vec<f64>,
 }
@@ -54,7 +56,9 @@ impl Sampler {
         let rng = Rng::new(params.seed.unwrap_or_else(Rng::random_seed));
         let history = History::new(prompt, &params);
         let surprise = params.mirostat.map(Bound::new);
-        Sampler { params, rng, history, surprise, follower: None, scratch: Vec::new(), sums: Vec::new() }
+        let banned = endings(&params.bad_words, prompt);
+        let (follower, scratch, sums) = Default::default();
+        Sampler { params, rng, history, surprise, follower, banned, scratch, sums }
     }
 
     /// The same, within a grammar.
@@ -84,6 +88,7 @@ impl Sampler {
         if let Some(allowed) = &self.params.allowed_tokens {
             keep_only(logits, allowed);
         }
+        suppress(logits, &self.banned);
         suppress(logits, suppressed);
         let token = if self.params.temperature == 0.0 { select::argmax(logits) } else { self.draw(logits, position) };
         let top = self.params.logprobs.unwrap_or(0);
@@ -115,10 +120,18 @@ impl Sampler {
     /// Tells the sampler that the last of `tokens` (prompt and answer) was generated.
     pub fn accept(&mut self, tokens: &[u32]) {
         self.history.accept(tokens, &self.params);
+        self.banned = endings(&self.params.bad_words, tokens);
         if let (Some(follower), Some(&token)) = (&mut self.follower, tokens.last()) {
             follower.accept(token);
         }
     }
+}
+
+/// The last tokens of those words whose others are at the end of `tokens`.
+fn endings(words: &[Vec<u32>], tokens: &[u32]) -> Vec<u32> {
+    let ending =
+        |word: &Vec<u32>| word.split_last().filter(|(_, before)| tokens.ends_with(before)).map(|(last, _)| *last);
+    words.iter().filter_map(ending).collect()
 }
 
 /// Makes all other tokens impossible, unless that leaves none.

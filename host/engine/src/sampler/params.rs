@@ -35,6 +35,9 @@ pub struct SamplingParams {
     pub dry: Option<Dry>,
     /// Only these tokens; `None`: all.
     pub allowed_tokens: Option<Arc<[u32]>>,
+    /// Sequences of tokens that must not be in the answer, each of at least one token: the last one of each is not drawn
+    /// after the others.
+    pub bad_words: Arc<[Vec<u32>]>,
     /// Positive logits of tokens in the prompt or the answer are divided by it, negative ones multiplied
     /// (CTRL, arXiv:1909.05858); 1: off.
     pub repetition_penalty: f32,
@@ -112,6 +115,7 @@ impl Default for SamplingParams {
             mirostat: None,
             dry: None,
             allowed_tokens: None,
+            bad_words: Arc::default(),
             repetition_penalty: 1.0,
             repetition_window: None,
             frequency_penalty: 0.0,
@@ -158,6 +162,9 @@ impl SamplingParams {
             let beyond = allowed.iter().find(|&&t| t as usize >= vocab_size);
             check(beyond.is_none(), "allowed_token_ids", format!("tokens below {vocab_size}"), beyond.unwrap_or(&0))?;
         }
+        check(self.bad_words.iter().all(|w| !w.is_empty()), "bad_words", "words of at least 1 token", 0)?;
+        let beyond = self.bad_words.iter().flatten().find(|&&t| t as usize >= vocab_size);
+        check(beyond.is_none(), "bad_words", format!("tokens below {vocab_size}"), beyond.unwrap_or(&0))?;
         let repetition = self.repetition_penalty;
         // Bounded so that no logit is driven to infinity.
         check((0.01..=100.0).contains(&repetition), "repetition_penalty", "0.01 to 100", repetition)?;

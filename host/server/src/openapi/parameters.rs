@@ -23,7 +23,7 @@ pub(super) fn form(name: &str) -> Option<Value> {
         "tokens" => tokens,
         "stop" => any_of(&[&text, &json!({"type": "array", "items": text, "maxItems": 16})]),
         "stop_token_ids" | "allowed_token_ids" => any_of(&[&tokens]),
-        "dry_sequence_breakers" => any_of(&[&texts]),
+        "dry_sequence_breakers" | "bad_words" => any_of(&[&texts]),
         "seed" => json!({"type": ["integer", "null"]}),
         "logit_bias" => {
             let bias = json!({"type": "number", "minimum": -100, "maximum": 100});
@@ -54,7 +54,16 @@ pub(super) fn form(name: &str) -> Option<Value> {
             let function = json!({"type": "object", "properties": {"name": text}, "required": ["name"]});
             let properties = json!({"type": {"const": "function"}, "function": function});
             let named = json!({"type": "object", "properties": properties, "required": ["type", "function"]});
-            any_of(&[&words, &named])
+            let tools = json!({"type": "array", "minItems": 1, "items": named});
+            let list = json!({"type": "object", "properties": {"mode": {"enum": ["auto", "required"]}, "tools": tools},
+                "required": ["mode", "tools"]});
+            let properties = json!({"type": {"const": "allowed_tools"}, "allowed_tools": list});
+            any_of(&[&words, &named, &json!({"type": "object", "properties": properties, "required": ["type"]})])
+        }
+        "functions" => any_of(&[&json!({"type": "array", "maxItems": 128, "items": tool()["properties"]["function"]})]),
+        "function_call" => {
+            let function = json!({"type": "object", "properties": {"name": text}, "required": ["name"]});
+            any_of(&[&json!({"enum": ["none", "auto"]}), &function])
         }
         "chat_template_kwargs" => any_of(&[&object]),
         _ => return None,
@@ -68,10 +77,11 @@ fn message() -> Value {
     json!({
         "type": "object",
         "properties": {
-            "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
             "content": content,
             "name": {"type": ["string", "null"]},
             "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
+            "function_call": {"type": ["object", "null"]},
             "tool_call_id": {"type": ["string", "null"]},
             "reasoning": {"type": ["string", "null"]},
             "reasoning_content": {"type": ["string", "null"]},

@@ -14,7 +14,7 @@ const MOST: usize = 8;
 pub(crate) fn grammar(tools: &Tools, format: Format, tokenizer: &Tokenizer) -> Option<Grammar> {
     let (chosen, several) = match tools.choice {
         Choice::Auto => return None,
-        Choice::Required => (tools.all.iter().collect::<Vec<_>>(), tools.parallel),
+        Choice::Required => (tools.callable().collect::<Vec<_>>(), tools.parallel),
         Choice::Named(at) => (vec![tools.all.get(at)?], false),
     };
     let lenient = !chosen.iter().all(|t| t.strict);

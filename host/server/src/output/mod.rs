@@ -4,6 +4,7 @@ pub(crate) mod forced;
 pub(crate) mod format;
 pub(crate) mod history;
 mod parse;
+mod partial;
 mod python;
 mod reasoning;
 mod splitter;

@@ -33,6 +33,16 @@ impl Reasoning {
         Reasoning { stage, held: String::new(), begun: false }
     }
 
+    /// For a text that has none.
+    pub(super) fn none() -> Reasoning {
+        Reasoning { stage: Stage::Answer, held: String::new(), begun: false }
+    }
+
+    /// Whether more text would be reasoning.
+    pub(super) fn is_inside(&self) -> bool {
+        self.stage == Stage::Reasoning
+    }
+
     /// Reasoning and answer, as far as they are certain.
     pub(super) fn push(&mut self, text: &str) -> (String, String) {
         if self.stage == Stage::Answer {

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::format::{Call, Format};
 use super::parse::{Place, Scan, scan};
+use super::partial::{Begun, OpenCall, begin};
 use super::reasoning::Reasoning;
 use crate::params::tools::Tools;
 
@@ -11,6 +12,10 @@ pub(crate) enum Piece {
     Reasoning(String),
     Content(String),
     Call(Call),
+    /// The name of a call whose arguments follow in pieces.
+    Begin(String),
+    /// More of the arguments of the latest call that has begun.
+    Arguments(String),
 }
 
 /// Splits one answer, which comes in pieces of text. What is given out does not depend on how the text is cut: whatever
@@ -23,12 +28,48 @@ pub(crate) struct Splitter {
     /// Content has been given out.
     content: bool,
     calls: usize,
+    /// Arguments are given out while they are being written, where the format allows it.
+    eager: bool,
+    open: Option<OpenCall>,
+    reasoning_tokens: usize,
 }
 
 impl Splitter {
     /// `open`: the prompt has begun the reasoning. `tools`: those that can be called.
     pub(crate) fn new(open: bool, tools: Option<(Format, Arc<Tools>)>) -> Splitter {
-        Splitter { reasoning: Reasoning::new(open), tools, held: String::new(), content: false, calls: 0 }
+        Splitter {
+            reasoning: Reasoning::new(open),
+            tools,
+            held: String::new(),
+            content: false,
+            calls: 0,
+            eager: false,
+            open: None,
+            reasoning_tokens: 0,
+        }
+    }
+
+    /// For a text in which nothing is reasoning or a call.
+    pub(crate) fn plain() -> Splitter {
+        Splitter { reasoning: Reasoning::none(), ..Splitter::new(false, None) }
+    }
+
+    /// Gives arguments out while they are being written, as far as they can be told from other text by then.
+    pub(crate) fn eager(self) -> Splitter {
+        Splitter { eager: true, ..self }
+    }
+
+    /// Tokens so far that were reasoning, or the tags around it.
+    pub(crate) fn reasoning_tokens(&self) -> usize {
+        self.reasoning_tokens
+    }
+
+    /// As [`push`](Self::push), for the text that came with one token.
+    pub(crate) fn token(&mut self, text: &str) -> Vec<Piece> {
+        let before = self.reasoning.is_inside();
+        let pieces = self.push(text);
+        self.reasoning_tokens += usize::from(before || self.reasoning.is_inside());
+        pieces
     }
 
     /// Calls so far.
@@ -59,8 +100,22 @@ impl Splitter {
             return pieces;
         };
         while !self.held.is_empty() {
+            if self.open.is_some() {
+                if !self.arguments(&mut pieces) {
+                    break;
+                }
+                continue;
+            }
             match scan(format, &self.held, Place { start: !self.content, end }, &tools) {
-                Scan::Wait => break,
+                Scan::Wait => match self.begun(format, &tools) {
+                    Some(begun) => {
+                        self.held.drain(..begun.before);
+                        self.calls += 1;
+                        self.open = Some(begun.open);
+                        pieces.push(Piece::Begin(begun.name));
+                    }
+                    None => break,
+                },
                 Scan::Text(len) => {
                     let text: String = self.held.drain(..len).collect();
                     // White space around calls is not content.
@@ -80,6 +135,25 @@ impl Splitter {
             }
         }
         pieces
+    }
+
+    /// The call that may be given out before it is complete.
+    fn begun(&self, format: Format, tools: &Tools) -> Option<Begun> {
+        let another = self.eager && (tools.parallel || self.calls == 0);
+        another.then(|| begin(format, &self.held, !self.content, tools)).flatten()
+    }
+
+    /// Gives out what is there of the arguments of the open call. False: more text has to come.
+    fn arguments(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let Some(open) = &mut self.open else { return true };
+        let step = open.take(&self.held);
+        let text: String = self.held.drain(..step.arguments).collect();
+        self.held.drain(..step.after);
+        pieces.extend((!text.is_empty()).then_some(Piece::Arguments(text)));
+        if step.over {
+            self.open = None;
+        }
+        step.over
     }
 }
 
@@ -102,24 +176,34 @@ mod tests {
 
     /// Content and calls of a text, the same for every way to cut it.
     fn split(format: Format, text: &str) -> (String, Vec<(String, serde_json::Value)>) {
+        split_by(format, text, &Splitter::new)
+    }
+
+    fn split_eagerly(format: Format, text: &str) -> (String, Vec<(String, serde_json::Value)>) {
+        split_by(format, text, &|open, tools| Splitter::new(open, tools).eager())
+    }
+
+    type Made<'m> = &'m dyn Fn(bool, Option<(Format, Arc<Tools>)>) -> Splitter;
+
+    fn split_by(format: Format, text: &str, made: Made<'_>) -> (String, Vec<(String, serde_json::Value)>) {
         let mut results = Vec::new();
         let chars: Vec<char> = text.chars().collect();
         for size in (1..=chars.len().max(1)).filter(|s| *s < 8 || *s == chars.len()) {
-            let mut splitter = Splitter::new(false, Some((format, weather())));
+            let mut splitter = made(false, Some((format, weather())));
             let pieces =
                 chars.chunks(size).flat_map(|c| splitter.push(&c.iter().collect::<String>())).collect::<Vec<_>>();
-            let (mut content, mut calls) = (String::new(), vec![]);
+            let (mut content, mut calls): (String, Vec<(String, String)>) = Default::default();
             for piece in pieces.into_iter().chain(splitter.finish()) {
                 match piece {
                     Piece::Content(text) => content.push_str(&text),
-                    Piece::Call(call) => {
-                        let arguments = serde_json::from_str(&call.arguments).expect("arguments are JSON");
-                        calls.push((call.name, arguments));
-                    }
+                    Piece::Call(call) => calls.push((call.name, call.arguments)),
+                    Piece::Begin(name) => calls.push((name, String::new())),
+                    Piece::Arguments(text) => calls.last_mut().expect("a call has begun").1.push_str(&text),
                     Piece::Reasoning(text) => panic!("no reasoning in {text}"),
                 }
             }
-            results.push((content, calls));
+            let parsed = |text: &str| serde_json::from_str(text).expect("arguments are JSON");
+            results.push((content, calls.into_iter().map(|(name, text)| (name, parsed(&text))).collect()));
         }
         let first = results.swap_remove(0);
         assert!(results.iter().all(|r| *r == first), "{text}: {first:?} {results:?}");
@@ -132,6 +216,7 @@ mod tests {
         let now = || ("time".to_string(), json!({}));
         let check = |format: Format, text: &str, content: &str, calls: &[(String, serde_json::Value)]| {
             assert_eq!(split(format, text), (content.to_string(), calls.to_vec()), "{text}");
+            assert_eq!(split_eagerly(format, text), (content.to_string(), calls.to_vec()), "{text}");
         };
         let object = r#"{"name": "weather", "arguments": {"city": "Rome", "days": 2}}"#;
         let llama = r#"{"name": "weather", "parameters": {"city": "Rome", "days": 2}}"#;
@@ -210,6 +295,26 @@ mod tests {
     }
 
     #[test]
+    fn arguments_are_given_out_as_they_come() {
+        let head = |key: &str| format!("{{\"name\": \"weather\", \"{key}\": ");
+        let eager = |format, before: &str, after: &str| {
+            let mut splitter = Splitter::new(false, Some((format, weather()))).eager();
+            // The beginning is certain with the brace that opens the arguments.
+            assert_eq!(splitter.push(before), [], "{before}");
+            let begin = vec![Piece::Begin("weather".into()), Piece::Arguments("{\"city\": \"a".into())];
+            assert_eq!(splitter.push("{\"city\": \"a"), begin);
+            assert_eq!(splitter.push("}\\\"b\""), [Piece::Arguments("}\\\"b\"".into())]);
+            assert_eq!(splitter.push(&("}".to_string() + after)), [Piece::Arguments("}".into())]);
+            assert_eq!((splitter.finish(), splitter.calls()), (vec![], 1), "{before}");
+        };
+        eager(Format::Tagged, &format!("<tool_call>\n{}", head("arguments")), "}\n</tool_call>");
+        eager(Format::Llama, &head("parameters"), "}");
+        eager(Format::Gemma, &head("arguments"), "}");
+        eager(Format::MistralNamed, "[TOOL_CALLS]weather[ARGS]", "");
+        eager(Format::NameLine, "weather\n", "");
+    }
+
+    #[test]
     fn one_call_at_a_time_if_asked_for() {
         let mut tools = Arc::unwrap_or_clone(weather());
         tools.parallel = false;
@@ -223,7 +328,7 @@ mod tests {
     #[test]
     fn reasoning_comes_before_calls() {
         let mut splitter = Splitter::new(true, Some((Format::Tagged, weather())));
-        let mut pieces = splitter.push("I need <tool_call> it</think>\n\n<tool_call>{\"name\": \"time\"}</tool_call>");
+        let mut pieces = splitter.token("I need <tool_call> it</think>\n\n<tool_call>{\"name\": \"time\"}</tool_call>");
         pieces.extend(splitter.finish());
         let call = Piece::Call(Call { name: "time".into(), arguments: "{}".into() });
         assert_eq!(pieces, [Piece::Reasoning("I need <tool_call> it".into()), call]);

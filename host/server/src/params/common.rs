@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Fields;
 use super::fields::{as_integer, describe};
-use super::sampling::{breaker_texts, breakers, sampling};
+use super::sampling::{bad_words, breaker_texts, breakers, sampling, spellings};
 use super::structured::{Structured, structured};
 use crate::error::ApiError;
 use crate::state::ServedModel;
@@ -23,6 +23,9 @@ pub(crate) struct Common {
     pub(crate) model: Option<String>,
     pub(crate) sampling: SamplingParams,
     dry_breakers: Vec<String>,
+    bad_words: Vec<String>,
+    /// Report the log-probabilities of the prompt's tokens, and of so many of the likeliest at each place.
+    pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) stop: StopParams,
     /// What the answer has to look like.
     pub(crate) structured: Option<Structured>,
@@ -56,6 +59,8 @@ impl Common {
             model: fields.string("model")?,
             sampling: sampling(fields)?,
             dry_breakers: breaker_texts(fields)?,
+            bad_words: bad_words(fields)?,
+            prompt_logprobs: top_logprobs(fields, "prompt_logprobs")?,
             stop: StopParams {
                 max_tokens: None,
                 strings: stop_strings(fields)?,
@@ -84,6 +89,7 @@ impl Common {
         if let Some(dry) = &mut self.sampling.dry {
             dry.breakers = breakers(&self.dry_breakers, &model.tokenizer);
         }
+        self.sampling.bad_words = self.bad_words.iter().flat_map(|word| spellings(word, &model.tokenizer)).collect();
         self.constraint = self.structured.as_ref().map(|s| s.compile(model, reasoning)).transpose()?;
         Ok(())
     }
@@ -105,12 +111,17 @@ impl Common {
             cache_salt: self.cache_salt.clone(),
             priority: self.priority,
             max_time: self.max_time,
+            prompt_logprobs: self.prompt_logprobs,
             ..GenerateRequest::default()
         }
     }
 
     /// Checks what depends on the limit of generated tokens, once it is known.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
+        if self.prompt_logprobs.is_some() && self.stream.is_some() {
+            let expected = "a request without `stream`";
+            return Err(ApiError::invalid("prompt_logprobs", expected, "a stream"));
+        }
         match self.stop.max_tokens {
             Some(most) if self.stop.min_tokens > most => {
                 let expected = format!("at most the limit of {most} generated tokens");

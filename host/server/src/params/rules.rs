@@ -35,16 +35,12 @@ const COMMON: &[(&str, Rule)] = &[
     ("spaces_between_special_tokens", Ignore),
     ("return_tokens_as_token_ids", Only(&["false"])),
     ("return_token_ids", Only(&["false"])),
-    ("prompt_logprobs", Unsupported),
     ("truncate_prompt_tokens", Unsupported),
-    ("bad_words", Only(&["[]"])),
 ];
 
 /// Of chat completions only.
 const CHAT: &[(&str, Rule)] = &[
     ("best_of", Only(&["1"])),
-    ("functions", Only(&["[]"])),
-    ("function_call", Only(&[r#""none""#, r#""auto""#])),
     ("modalities", Only(&[r#"["text"]"#])),
     ("audio", Unsupported),
     // Only makes answers arrive sooner where it is used.
@@ -52,7 +48,6 @@ const CHAT: &[(&str, Rule)] = &[
     ("web_search_options", Unsupported),
     ("moderation", Unsupported),
     ("verbosity", Only(&[r#""medium""#])),
-    ("continue_final_message", Only(&["false"])),
     ("chat_template", Unsupported),
     ("documents", Only(&["[]"])),
     ("echo", Only(&["false"])),

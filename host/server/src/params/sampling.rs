@@ -14,6 +14,7 @@ use crate::error::ApiError;
 
 const MAX_LOGIT_BIAS: usize = 1024;
 const MAX_BREAKERS: usize = 32;
+const MAX_BAD_WORDS: usize = 256;
 /// Where sentences, names and quotations begin, as in the other programs with this penalty.
 const BREAKERS: &[&str] = &["\n", ":", "\"", "*"];
 
@@ -93,6 +94,38 @@ pub(super) fn breaker_texts(fields: &mut Fields) -> Result<Vec<String>, ApiError
             Err(ApiError::invalid("dry_sequence_breakers", expected, describe(&other)))
         }
     }
+}
+
+/// Texts that must not be in an answer.
+pub(super) fn bad_words(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    match fields.take("bad_words") {
+        None => Ok(vec![]),
+        Some(Value::Array(items)) if items.len() <= MAX_BAD_WORDS => {
+            let word = |(i, value): (usize, Value)| match value {
+                Value::String(text) if !text.trim().is_empty() => Ok(text),
+                other => {
+                    let param = format!("bad_words[{i}]");
+                    Err(ApiError::invalid(param, "a string that is not blank", describe(&other)))
+                }
+            };
+            items.into_iter().enumerate().map(word).collect()
+        }
+        Some(other) => {
+            let expected = format!("an array of at most {MAX_BAD_WORDS} strings");
+            Err(ApiError::invalid("bad_words", expected, describe(&other)))
+        }
+    }
+}
+
+/// A word as tokens, at the beginning of a text and after a space.
+pub(super) fn spellings(word: &str, tokenizer: &Tokenizer) -> Vec<Vec<u32>> {
+    let plain = EncodeOptions { add_special: false, parse_special: false };
+    let word = word.trim_start();
+    let mut found: Vec<Vec<u32>> =
+        [word.to_string(), format!(" {word}")].iter().map(|text| tokenizer.encode(text, plain)).collect();
+    found.dedup();
+    found.retain(|tokens| !tokens.is_empty());
+    found
 }
 
 /// The tokens that such a text is in, and those that it ends with where it takes several.

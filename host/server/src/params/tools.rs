@@ -59,11 +59,22 @@ pub(crate) struct Tools {
     pub(crate) choice: Choice,
     /// Several calls in one answer.
     pub(crate) parallel: bool,
+    /// Indices of those that may be called; `None`: all.
+    pub(crate) allowed: Option<Vec<usize>>,
+    /// The request has them as `functions`, and the answer says `function_call`.
+    pub(crate) legacy: bool,
 }
 
 impl Tools {
+    /// Those that may be called.
+    pub(crate) fn callable(&self) -> impl Iterator<Item = &Tool> {
+        let may = |i: &usize| self.allowed.as_ref().is_none_or(|allowed| allowed.contains(i));
+        self.all.iter().enumerate().filter(move |(i, _)| may(i)).map(|(_, tool)| tool)
+    }
+
+    /// The one of this name, if it may be called.
     pub(crate) fn get(&self, name: &str) -> Option<&Tool> {
-        self.all.iter().find(|t| t.name == name)
+        self.callable().find(|t| t.name == name)
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -71,7 +82,7 @@ impl Tools {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|t| t.name.as_str())
+        self.callable().map(|t| t.name.as_str())
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -79,32 +90,81 @@ impl Tools {
     }
 }
 
-/// Takes out `tools`, `tool_choice` and `parallel_tool_calls`. `None`: no tool may be called.
+/// Takes out `tools`, `tool_choice` and `parallel_tool_calls`, or what they were before, `functions` and `function_call`.
+/// `None`: no tool may be called.
 pub(crate) fn tools(fields: &mut Fields) -> Result<Option<Tools>, ApiError> {
     let parallel = fields.bool("parallel_tool_calls")?.unwrap_or(true);
-    let choice = fields.take("tool_choice");
-    let all = match fields.take("tools") {
-        None => vec![],
+    let given = (fields.take("tools"), fields.take("tool_choice"));
+    let legacy = (fields.take("functions"), fields.take("function_call"));
+    if legacy != (None, None) {
+        if given != (None, None) {
+            let param = if legacy.0.is_some() { "functions" } else { "function_call" };
+            return Err(ApiError::invalid(param, "a request without `tools` and `tool_choice`", "both"));
+        }
+        return self::legacy(legacy.0, legacy.1);
+    }
+    let all = list(given.0, "tools", tool)?;
+    for (i, tool) in all.iter().enumerate() {
+        different(&all[..i], tool, || format!("tools[{i}].function.name"))?;
+    }
+    let chosen = choice(given.1, &all)?.filter(|_| !all.is_empty());
+    Ok(chosen.map(|(choice, allowed)| Tools { all, choice, parallel, allowed, legacy: false }))
+}
+
+fn list(
+    value: Option<Value>,
+    param: &str,
+    item: impl Fn(Value, usize) -> Result<Tool, ApiError>,
+) -> Result<Vec<Tool>, ApiError> {
+    match value {
+        None => Ok(vec![]),
         Some(Value::Array(items)) if items.len() <= MAX_TOOLS => {
-            items.into_iter().enumerate().map(|(i, v)| tool(v, i)).collect::<Result<Vec<_>, _>>()?
+            items.into_iter().enumerate().map(|(i, v)| item(v, i)).collect()
         }
         Some(other) => {
-            let expected = format!("an array of at most {MAX_TOOLS} tools");
-            return Err(ApiError::invalid("tools", expected, describe(&other)));
-        }
-    };
-    for (i, tool) in all.iter().enumerate() {
-        if all[..i].iter().any(|t| t.name == tool.name) {
-            let expected = "names that differ";
-            return Err(ApiError::invalid(
-                format!("tools[{i}].function.name"),
-                expected,
-                format!("{:?} twice", tool.name),
-            ));
+            let expected = format!("an array of at most {MAX_TOOLS} {param}");
+            Err(ApiError::invalid(param, expected, describe(&other)))
         }
     }
-    let choice = self::choice(choice, &all)?;
-    Ok(choice.filter(|_| !all.is_empty()).map(|choice| Tools { all, choice, parallel }))
+}
+
+fn different(before: &[Tool], tool: &Tool, param: impl Fn() -> String) -> Result<(), ApiError> {
+    match before.iter().any(|t| t.name == tool.name) {
+        true => Err(ApiError::invalid(param(), "names that differ", format!("{:?} twice", tool.name))),
+        false => Ok(()),
+    }
+}
+
+/// One call at a time, as it was when these parameters were new.
+fn legacy(functions: Option<Value>, call: Option<Value>) -> Result<Option<Tools>, ApiError> {
+    let read = |value, i| function(Fields::of(value, &format!("functions[{i}]"))?);
+    let all = list(functions, "functions", read)?;
+    for (i, tool) in all.iter().enumerate() {
+        different(&all[..i], tool, || format!("functions[{i}].name"))?;
+    }
+    let choice = match call {
+        None => Choice::Auto,
+        Some(Value::String(text)) if text == "auto" => Choice::Auto,
+        Some(Value::String(text)) if text == "none" => return Ok(None),
+        Some(value @ Value::Object(_)) => {
+            let mut fields = Fields::of(value, "function_call")?;
+            Choice::Named(named(&mut fields, &all, "functions")?)
+        }
+        Some(other) => {
+            let expected = "none, auto, or an object that names a function";
+            return Err(ApiError::invalid("function_call", expected, describe(&other)));
+        }
+    };
+    let tools = Tools { all, choice, parallel: false, allowed: None, legacy: true };
+    Ok(Some(tools).filter(|t| !t.all.is_empty()))
+}
+
+/// The index of the tool that the member `name` names.
+fn named(fields: &mut Fields, all: &[Tool], list: &str) -> Result<usize, ApiError> {
+    let param = fields.name("name");
+    let name = fields.string("name")?.ok_or_else(|| ApiError::Missing(param.clone()))?;
+    let at = all.iter().position(|t| t.name == name);
+    at.ok_or_else(|| ApiError::invalid(param, format!("one of `{list}`"), format!("the string {name:?}")))
 }
 
 fn tool(value: Value, index: usize) -> Result<Tool, ApiError> {
@@ -115,9 +175,17 @@ fn tool(value: Value, index: usize) -> Result<Tool, ApiError> {
         return Err(ApiError::Unsupported { param: fields.name("type"), hint });
     }
     let path = fields.name("function");
-    let mut function = Fields::of(fields.required("function")?, &path)?;
+    let found = function(Fields::of(fields.required("function")?, &path)?)?;
     // Clients send these for other servers' caches.
     fields.take("cache_control");
+    match fields.rest().find(|(_, _, value)| !value.is_null()) {
+        Some((param, ..)) => Err(ApiError::Unknown(param)),
+        None => Ok(found),
+    }
+}
+
+/// What a function is, and what it is called with.
+fn function(mut function: Fields) -> Result<Tool, ApiError> {
     let name = function.string("name")?.ok_or_else(|| ApiError::Missing(function.name("name")))?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(allowed) {
@@ -137,17 +205,20 @@ fn tool(value: Value, index: usize) -> Result<Tool, ApiError> {
             ));
         }
     };
-    let left = function.rest().chain(fields.rest()).find(|(_, _, value)| !value.is_null());
-    match left {
+    match function.rest().find(|(_, _, value)| !value.is_null()) {
         Some((param, ..)) => Err(ApiError::Unknown(param)),
         None => Ok(Tool { name, description, parameters, strict }),
     }
 }
 
+/// Whether tools are called, and the indices of those that may be if not all.
+type Chosen = (Choice, Option<Vec<usize>>);
+
 /// `None`: no tool may be called.
-fn choice(value: Option<Value>, all: &[Tool]) -> Result<Option<Choice>, ApiError> {
-    const EXPECTED: &str = "none, auto, required, or an object that names a function";
-    let Some(value) = value else { return Ok(Some(Choice::Auto)) };
+fn choice(value: Option<Value>, all: &[Tool]) -> Result<Option<Chosen>, ApiError> {
+    const EXPECTED: &str = "none, auto, required, or an object that names a function or lists allowed tools";
+    let Some(value) = value else { return Ok(Some((Choice::Auto, None))) };
+    let mut allowed = None;
     let choice = match value {
         Value::String(text) => match text.as_str() {
             "none" => return Ok(None),
@@ -158,22 +229,59 @@ fn choice(value: Option<Value>, all: &[Tool]) -> Result<Option<Choice>, ApiError
         Value::Object(_) => {
             let mut fields = Fields::of(value, "tool_choice")?;
             let kind = fields.required("type")?;
-            if kind != "function" {
-                let hint = format!(" as {}: only a function is", describe(&kind));
-                return Err(ApiError::Unsupported { param: fields.name("type"), hint });
+            match kind.as_str() {
+                Some("function") => {
+                    let mut function = Fields::of(fields.required("function")?, "tool_choice.function")?;
+                    Choice::Named(named(&mut function, all, "tools")?)
+                }
+                Some("allowed_tools") => {
+                    let (choice, indices) = allowed_tools(fields, all)?;
+                    allowed = Some(indices);
+                    choice
+                }
+                _ => {
+                    let hint = format!(" as {}: only a function and allowed_tools are", describe(&kind));
+                    return Err(ApiError::Unsupported { param: fields.name("type"), hint });
+                }
             }
-            let mut function = Fields::of(fields.required("function")?, "tool_choice.function")?;
-            let name = function.string("name")?.ok_or_else(|| ApiError::Missing("tool_choice.function.name".into()))?;
-            let at = all.iter().position(|t| t.name == name);
-            let found = format!("the string {name:?}");
-            Choice::Named(at.ok_or_else(|| ApiError::invalid("tool_choice.function.name", "one of `tools`", found))?)
         }
         other => return Err(ApiError::invalid("tool_choice", EXPECTED, describe(&other))),
     };
     if all.is_empty() && choice != Choice::Auto {
         return Err(ApiError::invalid("tool_choice", "`none` or `auto` in a request without `tools`", "a call"));
     }
-    Ok(Some(choice))
+    Ok(Some((choice, allowed)))
+}
+
+/// `mode`, and a list of tools by type and name: under `allowed_tools`, or beside the type, as the newer API has them.
+fn allowed_tools(mut fields: Fields, all: &[Tool]) -> Result<(Choice, Vec<usize>), ApiError> {
+    let mut inner = match fields.take("allowed_tools") {
+        Some(value) => Fields::of(value, "tool_choice.allowed_tools")?,
+        None => fields,
+    };
+    let choice = match inner.string("mode")?.as_deref() {
+        Some("auto") => Choice::Auto,
+        Some("required") => Choice::Required,
+        None => return Err(ApiError::Missing(inner.name("mode"))),
+        Some(other) => return Err(ApiError::invalid(inner.name("mode"), "auto or required", format!("{other:?}"))),
+    };
+    let path = inner.name("tools");
+    let items = match inner.required("tools")? {
+        Value::Array(items) if (1..=MAX_TOOLS).contains(&items.len()) => items,
+        other => return Err(ApiError::invalid(path, format!("an array of 1 to {MAX_TOOLS} tools"), describe(&other))),
+    };
+    let index = |(i, item): (usize, Value)| {
+        let mut fields = Fields::of(item, &format!("{path}[{i}]"))?;
+        let kind = fields.required("type")?;
+        if kind != "function" {
+            return Err(ApiError::invalid(fields.name("type"), "function", describe(&kind)));
+        }
+        match fields.take("function") {
+            Some(value) => named(&mut Fields::of(value, &format!("{path}[{i}].function"))?, all, "tools"),
+            None => named(&mut fields, all, "tools"),
+        }
+    };
+    Ok((choice, items.into_iter().enumerate().map(index).collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
@@ -196,6 +304,20 @@ mod tests {
             let body = json!({"tools": [function("f"), function("g")], "tool_choice": choice});
             assert_eq!(take(body.clone()).map(|t| t.map(|t| t.choice)), Ok(expected), "{body}");
         };
+        let allowed = |mode: &str| {
+            let tools = json!([{"type": "function", "function": {"name": "g"}}]);
+            json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
+        };
+        check(allowed("auto"), Some(Choice::Auto));
+        check(allowed("required"), Some(Choice::Required));
+        for choice in [
+            allowed("auto"),
+            json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}),
+        ] {
+            let only = take(json!({"tools": [function("f"), function("g")], "tool_choice": choice}));
+            let only = only.expect("tools").expect("some");
+            assert!(only.all.len() == 2 && !only.has("f") && only.has("g") && only.names().eq(["g"]));
+        }
         check(Value::Null, Some(Choice::Auto));
         check(json!("auto"), Some(Choice::Auto));
         check(json!("none"), None);
@@ -233,9 +355,41 @@ mod tests {
         check(choice(json!({"type": "function"})), "missing_required_parameter", "tool_choice.function");
         let unknown = json!({"type": "function", "function": {"name": "g"}});
         check(choice(unknown), "invalid_value", "tool_choice.function.name");
-        check(choice(json!({"type": "allowed_tools"})), "unsupported_parameter", "tool_choice.type");
+        check(choice(json!({"type": "custom"})), "unsupported_parameter", "tool_choice.type");
+        let allowed = |inner: Value| choice(json!({"type": "allowed_tools", "allowed_tools": inner}));
+        check(allowed(json!({})), "missing_required_parameter", "tool_choice.allowed_tools.mode");
+        check(allowed(json!({"mode": "none"})), "invalid_value", "tool_choice.allowed_tools.mode");
+        check(allowed(json!({"mode": "auto"})), "missing_required_parameter", "tool_choice.allowed_tools.tools");
+        check(allowed(json!({"mode": "auto", "tools": []})), "invalid_value", "tool_choice.allowed_tools.tools");
+        let unknown = json!({"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]});
+        check(allowed(unknown), "invalid_value", "tool_choice.allowed_tools.tools[0].function.name");
         check(json!({"tool_choice": "required"}), "invalid_value", "tool_choice");
         check(json!({"parallel_tool_calls": 1}), "invalid_value", "parallel_tool_calls");
+    }
+
+    #[test]
+    fn functions_are_tools_by_their_older_name() {
+        let functions = json!([{"name": "f", "parameters": {"type": "object"}}, {"name": "g"}]);
+        let of = |call: Value| take(json!({"functions": functions, "function_call": call}));
+        for (call, expected) in
+            [(Value::Null, Choice::Auto), (json!("auto"), Choice::Auto), (json!({"name": "g"}), Choice::Named(1))]
+        {
+            let tools = of(call).expect("functions").expect("some");
+            assert!(tools.choice == expected && tools.legacy && !tools.parallel && tools.has("f"));
+        }
+        assert_eq!(of(json!("none")), Ok(None));
+        assert_eq!(take(json!({"functions": []})), Ok(None));
+        let check = |body: Value, code: &str, param: &str| {
+            let error = take(body.clone()).expect_err(&body.to_string());
+            assert_eq!((error.code(), error.body()["error"]["param"].clone()), (code, json!(param)), "{body}: {error}");
+        };
+        check(json!({"functions": 1}), "invalid_value", "functions");
+        check(json!({"functions": [{}]}), "missing_required_parameter", "functions[0].name");
+        check(json!({"functions": [{"name": "f"}, {"name": "f"}]}), "invalid_value", "functions[1].name");
+        check(json!({"functions": [{"name": "f", "x": 1}]}), "unknown_parameter", "functions[0].x");
+        check(json!({"functions": functions, "function_call": "maybe"}), "invalid_value", "function_call");
+        check(json!({"functions": functions, "function_call": {"name": "h"}}), "invalid_value", "function_call.name");
+        check(json!({"functions": functions, "tools": [function("f")]}), "invalid_value", "functions");
     }
 
     #[test]

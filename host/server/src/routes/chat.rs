@@ -13,7 +13,7 @@ use rocmforge_engine::{GenerateRequest, SpecialText};
 use rocmforge_tokenizer::RenderContext;
 use serde_json::{Map, Value};
 
-use crate::answer::{UsageCount, collect, token_limit};
+use crate::answer::{UsageCount, collect_with, token_limit};
 use crate::error::ApiError;
 use crate::generation::Generation;
 use crate::http::body::json_bytes;
@@ -29,8 +29,8 @@ use crate::params::{Common, Fields};
 use crate::recorder::RequestContext;
 use crate::sse::respond;
 use crate::state::{AppState, ServedModel};
-use crate::wire::{Envelope, now};
-use chunks::{ChatChunks, choice};
+use crate::wire::{Envelope, now, prompt_logprobs};
+use chunks::{ChatChunks, Parts, choice};
 
 const OBJECT: &str = "chat.completion";
 const CHUNK: &str = "chat.completion.chunk";
@@ -44,6 +44,8 @@ pub(super) struct ChatRequest {
     tools: Option<Arc<Tools>>,
     variables: Variables,
     add_generation_prompt: bool,
+    /// The answer goes on with the last message, which is the assistant's.
+    continue_final: bool,
     /// Reasoning is part of the answer.
     include_reasoning: bool,
 }
@@ -66,17 +68,36 @@ impl ChatRequest {
         }
         common.sampling.logprobs = logprobs.then_some(top.unwrap_or(0));
         common.check()?;
-        let add_generation_prompt = fields.bool("add_generation_prompt")?.unwrap_or(true);
+        let continue_final = fields.bool("continue_final_message")?.unwrap_or(false);
+        let add_generation_prompt = fields.bool("add_generation_prompt")?;
+        if continue_final && add_generation_prompt == Some(true) {
+            let expected = "false in a request with `continue_final_message`";
+            return Err(ApiError::invalid("add_generation_prompt", expected, true));
+        }
+        let add_generation_prompt = add_generation_prompt.unwrap_or(!continue_final);
         let include_reasoning = fields.bool("include_reasoning")?.unwrap_or(true);
         let tools = tools(&mut fields)?.map(Arc::new);
         let variables = variables(&mut fields)?;
         let messages = messages(fields.required("messages")?)?;
         check_rest(fields, Route::Chat)?;
-        Ok(ChatRequest { common, messages, tools, variables, add_generation_prompt, include_reasoning })
+        if continue_final && final_text(&messages).is_none() {
+            let expected = "false, or a last message of the assistant that has text";
+            return Err(ApiError::invalid("continue_final_message", expected, true));
+        }
+        Ok(ChatRequest { common, messages, tools, variables, add_generation_prompt, continue_final, include_reasoning })
+    }
+
+    /// The prompt: the conversation as the model's template writes it, as far as the answer goes on.
+    pub(super) fn render(&self, model: &ServedModel) -> Result<String, ApiError> {
+        let text = self.render_all(model)?;
+        match final_text(&self.messages).filter(|_| self.continue_final) {
+            None => Ok(text),
+            Some(last) => continued(text, last),
+        }
     }
 
     /// The conversation as the model's template writes it.
-    pub(super) fn render(&self, model: &ServedModel) -> Result<String, ApiError> {
+    fn render_all(&self, model: &ServedModel) -> Result<String, ApiError> {
         let source = model.template_source.as_deref();
         let extra = self.variables.for_template(source)?;
         let messages = match history::knows_calls(source) {
@@ -109,6 +130,25 @@ impl ChatRequest {
     }
 }
 
+/// The text of the last message, if it is the assistant's and calls nothing.
+fn final_text(messages: &Value) -> Option<&str> {
+    let last = messages.as_array()?.last()?;
+    let text = last["content"].as_str().filter(|text| !text.trim().is_empty())?;
+    (last["role"] == "assistant" && last.get("tool_calls").is_none()).then_some(text)
+}
+
+/// The prompt as far as the end of its last message, without what templates write to close one. Many of them trim what
+/// they write.
+fn continued(mut prompt: String, last: &str) -> Result<String, ApiError> {
+    let Some(at) = prompt.rfind(last.trim()) else {
+        return Err(ApiError::Template("it does not write the last message, so that nothing can go on with it".into()));
+    };
+    let whole = last.trim_start();
+    let len = if prompt[at..].starts_with(whole) { whole.len() } else { last.trim().len() };
+    prompt.truncate(at + len);
+    Ok(prompt)
+}
+
 /// How the text of an answer is split into reasoning, content and calls.
 #[derive(Clone, Debug)]
 pub(super) struct Splitting {
@@ -117,12 +157,27 @@ pub(super) struct Splitting {
     format: Format,
     tools: Option<Arc<Tools>>,
     include_reasoning: bool,
+    /// Nothing in the text means anything.
+    plain: bool,
 }
 
 impl Splitting {
+    /// For answers to prompts that are no conversations.
+    pub(super) fn none() -> Splitting {
+        Splitting { open: false, format: Format::Tagged, tools: None, include_reasoning: true, plain: true }
+    }
+
+    /// Whether calls are told as `function_call`.
+    fn legacy(&self) -> bool {
+        self.tools.as_ref().is_some_and(|t| t.legacy)
+    }
+
     /// For one answer.
     pub(super) fn splitter(&self) -> Splitter {
-        Splitter::new(self.open, self.tools.clone().map(|tools| (self.format, tools)))
+        match self.plain {
+            true => Splitter::plain(),
+            false => Splitter::new(self.open, self.tools.clone().map(|tools| (self.format, tools))),
+        }
     }
 
     /// An id for a call.
@@ -146,7 +201,7 @@ pub(super) fn prepare(state: &AppState, request: ChatRequest) -> Result<ChatJob,
     let model = state.model(request.common.model.as_deref())?;
     let text = request.render(&model)?;
     let prompt = model.tokenizer.encode_prompt(&text);
-    let open = request.add_generation_prompt && is_open(&text);
+    let open = (request.add_generation_prompt || request.continue_final) && is_open(&text);
     let format = Format::of(model.template_source.as_deref());
     let ChatRequest { mut common, tools, include_reasoning, .. } = request;
     if let Some(grammar) = tools.as_deref().and_then(|t| forced::grammar(t, format, &model.tokenizer)) {
@@ -158,7 +213,7 @@ pub(super) fn prepare(state: &AppState, request: ChatRequest) -> Result<ChatJob,
     common.resolve(&model, open)?;
     let max_tokens = token_limit(state, &model, "messages", prompt.len(), common.stop.max_tokens)?;
     let requests = (0..common.n).map(|sample| common.request(prompt.clone(), sample, max_tokens)).collect();
-    let splitting = Splitting { open, format, tools, include_reasoning };
+    let splitting = Splitting { open, format, tools, include_reasoning, plain: false };
     Ok(ChatJob { model, common, requests, splitting })
 }
 
@@ -171,15 +226,23 @@ pub(super) async fn create(
     let job = state.prepare(move |state| prepare(state, ChatRequest::parse(&body)?)).await?;
     let ChatJob { model, common, requests, splitting } = job;
     let usage = UsageCount::new(&requests, common.n);
+    let scored = common.prompt_logprobs.and_then(|top| Some((top, requests.first()?.prompt.clone())));
     let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("chatcmpl-");
     let created = now();
     if let Some(options) = common.stream {
         return Ok(respond(generation, ChatChunks::new(id, created, model, options, usage, splitting)));
     }
-    let (answers, usage) = collect(generation, usage).await?;
-    let choices = answers.into_iter().enumerate().map(|(i, a)| choice(i, a, &common, &model, &splitting)).collect();
+    let mut parts = Parts::new(usage.sequences(), &splitting);
+    let (answers, mut usage) = collect_with(generation, usage, |at, event| parts.take(at, event)).await?;
+    usage.set_reasoning(parts.reasoning_tokens());
+    let prompt_logprobs = scored
+        .zip(answers.first())
+        .map(|((top, prompt), answer)| prompt_logprobs(&model.tokenizer, &prompt, &answer.prompt, top));
+    let whole = answers.into_iter().zip(parts.finish()).enumerate();
+    let choices = whole.map(|(i, (answer, parts))| choice(i, answer, parts, &common, &model, &splitting)).collect();
     let (usage, timings) = (Some(Some(usage.total())), Some(usage.timings()));
-    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage, timings };
+    let (id, model) = (id.as_str(), model.id.as_str());
+    let answer = Envelope { id, object: OBJECT, created, model, choices, usage, timings, prompt_logprobs };
     Ok(Json(answer).into_response())
 }

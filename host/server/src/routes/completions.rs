@@ -153,8 +153,8 @@ pub(super) fn prepare(state: &AppState, request: CompletionRequest) -> Result<Jo
         let max_tokens = token_limit(state, &model, "prompt", tokens.len(), common.stop.max_tokens)?;
         for sample in 0..best_of {
             let one = common.request(tokens.clone(), sample, max_tokens);
-            let prompt_logprobs = request.common.sampling.logprobs.filter(|_| request.echo);
-            requests.push(GenerateRequest { prompt_logprobs, ..one });
+            let echoed = request.common.sampling.logprobs.filter(|_| request.echo);
+            requests.push(GenerateRequest { prompt_logprobs: one.prompt_logprobs.max(echoed), ..one });
         }
         if request.echo {
             let text = match prompt {
@@ -177,9 +177,14 @@ pub(super) async fn create(
     let Job { model, common, requests, best_of, echoes } =
         state.prepare(move |state| prepare(state, CompletionRequest::parse(&body)?)).await?;
     let usage = UsageCount::new(&requests, best_of);
-    let scored = common.sampling.logprobs.is_some();
-    let pieces: Vec<Pieces> =
-        (0..requests.len()).map(|i| Pieces::new(model.clone(), echoes.get(i / best_of).cloned(), scored)).collect();
+    let pieces = |(i, request): (usize, &GenerateRequest)| Pieces {
+        model: model.clone(),
+        echo: echoes.get(i / best_of).cloned(),
+        scored: common.sampling.logprobs,
+        scored_prompt: common.prompt_logprobs.map(|top| (top, request.prompt.clone())),
+        offsets: Offsets::default(),
+    };
+    let pieces: Vec<Pieces> = requests.iter().enumerate().map(pieces).collect();
     let generation = Generation::start(&state, &model, context, requests, usage.prompt_tokens())?;
     let id = unique_id("cmpl-");
     let created = now();
@@ -190,7 +195,8 @@ pub(super) async fn create(
     let choices = best(answers.into_iter().zip(pieces).collect(), best_of, common.n).into_iter().enumerate();
     let choices = choices.map(|(index, (answer, pieces))| choice(index, answer, pieces)).collect();
     let (usage, timings) = (Some(Some(usage.total())), Some(usage.timings()));
-    let answer = Envelope { id: &id, object: OBJECT, created, model: &model.id, choices, usage, timings };
+    let (id, model, prompt_logprobs) = (id.as_str(), model.id.as_str(), None);
+    let answer = Envelope { id, object: OBJECT, created, model, choices, usage, timings, prompt_logprobs };
     Ok(Json(answer).into_response())
 }
 
@@ -221,45 +227,48 @@ fn choice(index: usize, answer: Answer, mut pieces: Pieces) -> CompletionChoice 
             all.append(one);
         }
     }
-    CompletionChoice { index, text: echo + &answer.text, logprobs, finish_reason: Some(answer.finish_reason) }
+    let scored = pieces.scored_prompt.as_ref();
+    let prompt_logprobs =
+        scored.map(|(top, prompt)| crate::wire::prompt_logprobs(&pieces.model.tokenizer, prompt, &answer.prompt, *top));
+    let (text, finish_reason) = (echo + &answer.text, Some(answer.finish_reason));
+    CompletionChoice { index, text, logprobs, finish_reason, prompt_logprobs }
 }
 
 /// Makes the texts and log-probabilities of one choice, in order.
 struct Pieces {
     model: Arc<ServedModel>,
     echo: Option<Arc<Echo>>,
-    scored: bool,
+    /// So many of the likeliest tokens are reported with each.
+    scored: Option<usize>,
+    /// The same of the prompt's own tokens, in a list apart, and these.
+    scored_prompt: Option<(usize, Vec<u32>)>,
     offsets: Offsets,
 }
 
 impl Pieces {
-    fn new(model: Arc<ServedModel>, echo: Option<Arc<Echo>>, scored: bool) -> Pieces {
-        Pieces { model, echo, scored, offsets: Offsets::default() }
-    }
-
     /// The prompt to send back; empty if that was not asked for. `logprobs`: of its second and later tokens.
     fn prompt(&mut self, logprobs: &[Logprobs]) -> (String, Option<CompletionLogprobs>) {
         let mut entries = CompletionLogprobs::default();
         let Some(echo) = self.echo.take() else {
-            return (String::new(), self.scored.then_some(entries));
+            return (String::new(), self.scored.map(|_| entries));
         };
-        if self.scored {
+        if let Some(count) = self.scored {
             let tokenizer = &self.model.tokenizer;
             // Nothing predicts the first token.
             let logprobs = [None].into_iter().chain(logprobs.iter().map(Some));
             for (&id, logprobs) in echo.tokens.iter().zip(logprobs) {
                 let offset = self.offsets.push(tokenizer, id);
-                entries.push(tokenizer, id, logprobs, offset);
+                entries.push(tokenizer, id, logprobs, count, offset);
             }
         }
-        (echo.text.clone(), self.scored.then_some(entries))
+        (echo.text.clone(), self.scored.map(|_| entries))
     }
 
     fn token(&mut self, token: &TokenEvent) -> Option<CompletionLogprobs> {
         let logprobs = token.logprobs.as_ref()?;
         let mut entries = CompletionLogprobs::default();
         let offset = self.offsets.push(&self.model.tokenizer, token.token);
-        entries.push(&self.model.tokenizer, token.token, Some(logprobs), offset);
+        entries.push(&self.model.tokenizer, token.token, Some(logprobs), usize::MAX, offset);
         Some(entries)
     }
 }
@@ -280,11 +289,11 @@ impl CompletionChunks {
         let timings = self.usage.timings_of_chunk(self.options, choices.is_empty(), finish);
         let usage = self.usage.of_chunk(self.options, choices.is_empty());
         let (id, created, model) = (&self.id, self.created, &self.model.id);
-        frame(&Envelope { id, object: OBJECT, created, model, choices, usage, timings })
+        frame(&Envelope { id, object: OBJECT, created, model, choices, usage, timings, prompt_logprobs: None })
     }
 
     fn text(&self, index: usize, text: String, logprobs: Option<CompletionLogprobs>) -> Bytes {
-        self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None }])
+        self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None, prompt_logprobs: None }])
     }
 
     fn echo(&mut self, index: usize, logprobs: &[Logprobs]) -> Option<Bytes> {
@@ -297,7 +306,7 @@ impl CompletionChunks {
 impl Chunks for CompletionChunks {
     fn start(&mut self) -> Vec<Bytes> {
         // With log-probabilities the prompt is sent when they are known.
-        let ready = |p: &Pieces| p.echo.is_some() && !p.scored;
+        let ready = |p: &Pieces| p.echo.is_some() && p.scored.is_none();
         let ready: Vec<usize> = (0..self.pieces.len()).filter(|&i| ready(&self.pieces[i])).collect();
         ready.into_iter().filter_map(|i| self.echo(i, &[])).collect()
     }
@@ -313,7 +322,8 @@ impl Chunks for CompletionChunks {
             }
             Event::Finished(Finish { reason, text, .. }) => {
                 let finish_reason = Some(finish_reason(&reason));
-                vec![self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }])]
+                let (logprobs, prompt_logprobs) = (None, None);
+                vec![self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason, prompt_logprobs }])]
             }
             Event::Embedding(_) | Event::Error(_) => vec![],
         }

@@ -68,6 +68,9 @@ fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     if request.common.sampling.logprobs.is_some() {
         return Err(unsupported("logprobs"));
     }
+    if request.common.prompt_logprobs.is_some() {
+        return Err(unsupported("prompt_logprobs"));
+    }
     Ok(request)
 }
 

@@ -79,6 +79,8 @@ fn parameters_reach_the_engine() {
     });
     check(json!({"priority": -5}), |r| r.common.priority == -5);
     check(json!({"max_time": 1.5}), |r| r.common.max_time == Some(std::time::Duration::from_millis(1500)));
+    check(json!({"prompt_logprobs": 2}), |r| r.common.prompt_logprobs == Some(2));
+    check(json!({"functions": [{"name": "f"}]}), |r| r.tools.as_ref().is_some_and(|t| t.legacy));
     check(json!({"cache_salt": "s", "model": "m"}), |r| {
         r.common.cache_salt == "s" && r.common.model.as_deref() == Some("m")
     });
@@ -155,6 +157,12 @@ fn wrong_parameters_are_named() {
     invalid(json!({"max_time": -1}), "max_time");
     invalid(json!({"max_time": 100_000}), "max_time");
     invalid(json!({"messages": []}), "messages");
+    invalid(json!({"prompt_logprobs": 21}), "prompt_logprobs");
+    invalid(json!({"prompt_logprobs": 1, "stream": true}), "prompt_logprobs");
+    invalid(json!({"bad_words": "x"}), "bad_words");
+    invalid(json!({"bad_words": ["x", " "]}), "bad_words[1]");
+    invalid(json!({"continue_final_message": true}), "continue_final_message");
+    invalid(json!({"continue_final_message": true, "add_generation_prompt": true}), "add_generation_prompt");
     invalid(json!({"messages": "Hi"}), "messages");
     invalid(json!({"model": 1}), "model");
     check(json!({"messages": null}), "missing_required_parameter", "messages");
@@ -172,7 +180,6 @@ fn what_is_not_implemented_is_refused_unless_it_changes_nothing() {
         let (code, param) = (json!("unsupported_parameter"), json!(param));
         assert_eq!(found, (!ok).then_some((&code, &param)), "{members}");
     };
-    check(json!({"functions": [{}]}), false);
     check(json!({"audio": {"voice": "x"}}), false);
     check(json!({"modalities": ["text"]}), true);
     check(json!({"modalities": ["text", "audio"]}), false);
@@ -200,4 +207,22 @@ fn bodies_that_are_no_objects_are_malformed() {
     check(b"{} {}");
     check(b"\xff\xfe");
     check(["[".repeat(100_000), "]".repeat(100_000)].concat().as_bytes());
+}
+
+#[test]
+fn a_prompt_ends_with_the_message_that_goes_on() {
+    let check = |prompt: &str, last: &str, expected: &str| {
+        assert_eq!(continued(prompt.into(), last).as_deref(), Ok(expected), "{prompt:?} {last:?}");
+    };
+    check("<a>x</a><a>The sky</a>\n", "The sky", "<a>x</a><a>The sky");
+    check("<a>The sky</a><a>The sky </a>", "The sky ", "<a>The sky</a><a>The sky ");
+    // A template that trims.
+    check("<a>The sky</a>", "  The sky ", "<a>The sky");
+    assert_eq!(continued("<a></a>".into(), "The sky").map_err(|e| e.code()), Err("chat_template_error"));
+    let messages = |last: Value| json!([{"role": "user", "content": "Hi"}, last]);
+    let text = |last: Value| final_text(&messages(last)).map(str::to_string);
+    assert_eq!(text(json!({"role": "assistant", "content": "The"})), Some("The".into()));
+    assert_eq!(text(json!({"role": "assistant", "content": " "})), None);
+    assert_eq!(text(json!({"role": "user", "content": "The"})), None);
+    assert_eq!(text(json!({"role": "assistant", "content": "The", "tool_calls": [{}]})), None);
 }

@@ -13,6 +13,7 @@ use rocmforge_engine::{Event, FinishReason};
 use serde_json::{Map, Value};
 
 use super::chat::{ChatJob, ChatRequest, Splitting, prepare};
+use super::completions::{self, CompletionRequest, Job};
 use crate::answer::UsageCount;
 use crate::error::ApiError;
 use crate::generation::Generation;
@@ -78,12 +79,31 @@ pub(super) async fn start<T: Send + 'static>(
         Ok((prepare(state, request)?, more))
     };
     let (job, more) = state.prepare(job).await?;
+    Ok((talk(state, context, job)?, more))
+}
+
+/// The same for a text to continue, without a template: `members` are those of a completion.
+pub(super) async fn start_plainly(
+    state: &Arc<AppState>,
+    context: RequestContext,
+    members: Members,
+) -> Result<Talk, ApiError> {
+    let job = move |state: &AppState| {
+        let request = CompletionRequest::take(Fields::of_members(members.clone()))?;
+        let Job { model, common, requests, .. } = completions::prepare(state, request)?;
+        Ok(ChatJob { model, common, requests, splitting: Splitting::none() })
+    };
+    let job = state.prepare(job).await?;
+    talk(state, context, job)
+}
+
+fn talk(state: &Arc<AppState>, context: RequestContext, job: ChatJob) -> Result<Talk, ApiError> {
     let ChatJob { model, common, requests, splitting } = job;
     let usage = UsageCount::new(&requests, 1);
     let generation = Generation::start(state, &model, context, requests, usage.prompt_tokens())?;
     let splitter = splitting.splitter();
     let reader = Reader { model, splitting, splitter, stops: common.stop.strings, usage };
-    Ok((Talk { generation, reader }, more))
+    Ok(Talk { generation, reader })
 }
 
 impl Reader {
@@ -91,21 +111,27 @@ impl Reader {
         self.usage.prompt_tokens()
     }
 
-    fn part(&self, piece: Piece) -> Part {
-        match piece {
+    fn part(&self, piece: Piece) -> Option<Part> {
+        Some(match piece {
             Piece::Reasoning(text) => Part::Reasoning(text),
             Piece::Content(text) => Part::Content(text),
             Piece::Call(call) => {
                 Part::Call { id: self.splitting.call_id(), name: call.name, arguments: call.arguments }
             }
-        }
+            // Only splitters that are asked to be eager give these out.
+            Piece::Begin(_) | Piece::Arguments(_) => return None,
+        })
     }
 
     /// The parts that an event adds, and how the answer ends if it does.
     fn take(&mut self, event: Event) -> (Vec<Part>, Option<End>) {
         self.usage.event(0, &event);
         let (mut pieces, reason) = match event {
-            Event::Token(token) => (self.splitter.push(&token.text), None),
+            Event::Token(token) => {
+                let pieces = self.splitter.token(&token.text);
+                self.usage.set_reasoning(self.splitter.reasoning_tokens());
+                (pieces, None)
+            }
             Event::Finished(finish) => {
                 let mut pieces = self.splitter.push(&finish.text);
                 pieces.extend(self.splitter.finish());
@@ -113,7 +139,7 @@ impl Reader {
             }
             _ => (vec![], None),
         };
-        let parts = pieces.drain(..).map(|piece| self.part(piece)).collect();
+        let parts = pieces.drain(..).filter_map(|piece| self.part(piece)).collect();
         (parts, reason.map(|reason| self.end(&reason)))
     }
 

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
-use super::{End, Part, start};
+use super::{End, Part, start, start_plainly};
 use crate::error::ApiError;
 use crate::http::body::json_bytes;
 use crate::params::Fields;
@@ -60,9 +60,12 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let began = context.arrived;
     let body = json_bytes(&state, request).await?;
-    let Asked { model, keep_alive, stream, chat } = read(&state, Fields::parse(&body)?, kind)?;
+    let Asked { model, keep_alive, stream, chat, raw } = read(&state, Fields::parse(&body)?, kind)?;
     let Some(members) = chat else { return loaded(&state, &model, keep_alive, kind).await };
-    let (talk, ()) = start(&state, context, move || Ok((members.clone(), ()))).await?;
+    let talk = match raw {
+        true => start_plainly(&state, context, members).await?,
+        false => start(&state, context, move || Ok((members.clone(), ()))).await?.0,
+    };
     let lines = Lines { model: talk.model().id.clone(), kind, began };
     let response = match stream {
         true => talk.stream(lines),

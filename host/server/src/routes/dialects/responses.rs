@@ -102,7 +102,7 @@ fn usage(usage: &Usage) -> Value {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.prompt_tokens_details.cached_tokens},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details.map_or(0, |d| d.reasoning_tokens)},
         "total_tokens": usage.total_tokens,
     })
 }

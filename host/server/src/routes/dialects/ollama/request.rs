@@ -30,6 +30,8 @@ pub(super) struct Asked {
     pub(super) stream: bool,
     /// `None`: only that the model is loaded, or unloaded.
     pub(super) chat: Option<Members>,
+    /// The members are those of a completion, whose prompt goes to the model as it is.
+    pub(super) raw: bool,
 }
 
 /// Options by their names here and in chat completions.
@@ -79,25 +81,33 @@ pub(super) fn read(state: &AppState, mut fields: Fields, kind: Kind) -> Result<A
     let model = named(state, &name);
     let keep_alive = keep_alive(&mut fields);
     let stream = fields.bool("stream")?.unwrap_or(true);
-    let messages = match kind {
-        Kind::Chat => chat_messages(&mut fields)?,
-        Kind::Generate => generate_messages(&mut fields)?,
+    let suffix = match kind {
+        Kind::Chat => None,
+        Kind::Generate => fields.string("suffix")?.filter(|text| !text.is_empty()).map(Value::from),
+    };
+    // What stands between two texts has no conversation around it.
+    let raw = kind == Kind::Generate && (fields.bool("raw")?.unwrap_or(false) || suffix.is_some());
+    let prompt = match kind {
+        Kind::Chat => chat_messages(&mut fields)?.map(|messages| ("messages", messages)),
+        Kind::Generate if raw => fields.string("prompt")?.map(|text| ("prompt", text.into())),
+        Kind::Generate => generate_messages(&mut fields)?.map(|messages| ("messages", messages)),
     };
     let mut chat = Members::new();
+    put(&mut chat, "suffix", suffix);
     put(&mut chat, "model", Some(model.clone().into()));
     put(&mut chat, "tools", fields.take("tools").filter(|t| t != &json!([])));
     put(&mut chat, "response_format", format(&mut fields)?);
     options(&mut fields, &mut chat)?;
     let think = fields.take("think");
-    put(&mut chat, "include_reasoning", think.filter(|t| t == &json!(false)));
+    put(&mut chat, "include_reasoning", think.filter(|t| t == &json!(false) && !raw));
     if let Some((param, ..)) = fields.rest().find(|(_, _, value)| !is_empty(value)) {
         return Err(ApiError::Unsupported { param, hint: String::new() });
     }
-    let chat = messages.map(|messages| {
-        chat.insert("messages".into(), messages);
+    let chat = prompt.filter(|(_, value)| value != "").map(|(key, value)| {
+        chat.insert(key.into(), value);
         chat
     });
-    Ok(Asked { model, keep_alive, stream, chat })
+    Ok(Asked { model, keep_alive, stream, chat, raw })
 }
 
 /// Clients send members that say nothing.
@@ -208,9 +218,6 @@ fn message(item: Value, path: &str, calls: &mut usize) -> Result<Value, ApiError
 /// `None` without a prompt.
 fn generate_messages(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
     let system = fields.string("system")?.filter(|s| !s.is_empty());
-    if fields.bool("raw")?.unwrap_or(false) {
-        return Err(ApiError::Unsupported { param: "raw".into(), hint: "; use /v1/completions".into() });
-    }
     let Some(prompt) = fields.string("prompt")?.filter(|p| !p.is_empty()) else { return Ok(None) };
     let system = system.map(|text| json!({"role": "system", "content": text}));
     Ok(Some(system.into_iter().chain([json!({"role": "user", "content": prompt})]).collect()))
@@ -267,6 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn raw_prompts_are_completed() {
+        let check = |body: Value, expected: Value| {
+            let asked = of(body, Kind::Generate).expect("a request");
+            assert!(asked.raw);
+            let mut members = asked.chat.expect("a prompt");
+            ["model", "temperature", "top_p", "top_k"].iter().for_each(|key| drop(members.remove(*key)));
+            assert_eq!(Value::Object(members), expected);
+        };
+        let raw = json!({"model": "m", "prompt": "a", "raw": true, "options": {"num_predict": 3}});
+        check(raw, json!({"prompt": "a", "max_tokens": 3}));
+        check(json!({"model": "m", "prompt": "a", "suffix": "c"}), json!({"prompt": "a", "suffix": "c"}));
+        let error = of(json!({"model": "m", "prompt": "a", "raw": true, "system": "s"}), Kind::Generate);
+        assert_eq!(error.expect_err("no place for it").body()["error"]["param"], "system");
+    }
+
+    #[test]
     fn a_request_without_a_prompt_is_about_the_model() {
         let check = |kind: Kind, body: Value, expected: KeepAlive| {
             let asked = of(body, kind).expect("a request");
@@ -296,5 +319,7 @@ mod tests {
         check(json!({"options": {"colour": 1}}), "unsupported_parameter", "options.colour");
         check(json!({"options": 1}), "invalid_value", "options");
         check(json!({"format": "xml"}), "invalid_value", "format");
+        check(json!({"images": ["x"]}), "unsupported_parameter", "images");
+        check(json!({"suffix": "x"}), "unsupported_parameter", "suffix");
     }
 }
