@@ -208,6 +208,22 @@ impl ApiError {
         ApiError::Invalid { param: param.into(), expected: expected.to_string(), found: found.to_string() }
     }
 
+    /// The same about a parameter by its name in another API. `names`: here and there; the first that fits counts.
+    pub(crate) fn renamed(mut self, names: &[(&str, &str)]) -> ApiError {
+        if let ApiError::Invalid { param, .. }
+        | ApiError::Unsupported { param, .. }
+        | ApiError::Grammar { param, .. }
+        | ApiError::Missing(param)
+        | ApiError::Unknown(param) = &mut self
+        {
+            let rest = |name: &str| param.strip_prefix(name).filter(|r| r.is_empty() || r.starts_with(['.', '[']));
+            if let Some(renamed) = names.iter().find_map(|(here, there)| Some(format!("{there}{}", rest(here)?))) {
+                *param = renamed;
+            }
+        }
+        self
+    }
+
     /// HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -389,54 +405,4 @@ pub(crate) fn local_address(listener: &tokio::net::TcpListener) -> Result<Socket
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn engine_errors_have_the_status_that_clients_act_on() {
-        let check = |error: EngineError, status: u16, code: &str, retry: Option<&str>| {
-            let error = ApiError::from(error);
-            assert_eq!((error.status().as_u16(), error.code()), (status, code), "{error}");
-            let response = error.clone().into_response();
-            let found = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-            assert_eq!(found, retry, "{error}");
-        };
-        let overloaded = |seconds| EngineError::Overloaded {
-            outstanding: 2,
-            limit: 2,
-            retry_after: Duration::from_secs_f64(seconds),
-        };
-        check(overloaded(0.0), 429, "queue_full", Some("2"));
-        check(overloaded(0.2), 429, "queue_full", Some("1"));
-        check(overloaded(6.2), 429, "queue_full", Some("7"));
-        check(overloaded(1e9), 429, "queue_full", Some("120"));
-        let (limit, retry_after) = (Duration::from_secs(9), Duration::from_secs(3));
-        check(EngineError::WaitsTooLong { limit, retry_after }, 429, "queue_full", Some("3"));
-        check(EngineError::OutOfTime { limit }, 504, "deadline_exceeded", None);
-        check(EngineError::ContextExceeded { prompt: 9, context: 8 }, 400, "context_length_exceeded", None);
-        check(EngineError::CacheTooSmall { prompt: 9, capacity: 8 }, 400, "context_length_exceeded", None);
-        let request = EngineError::Request { field: "top_k", expected: "1".into(), found: "0".into() };
-        check(request, 400, "invalid_value", None);
-        check(EngineError::ShuttingDown, 503, "server_draining", Some("2"));
-        check(EngineError::Stopped, 500, "internal_error", None);
-        check(EngineError::Step { message: "device lost".into() }, 500, "internal_error", None);
-    }
-
-    #[test]
-    fn context_overflow_reads_as_clients_expect() {
-        let check = |param, completion, expected: &str| {
-            let error = ApiError::ContextLength { param, limit: 100, prompt: 90, completion };
-            assert_eq!(error.to_string(), expected);
-        };
-        check(
-            "messages",
-            20,
-            "This model's maximum context length is 100 tokens. However, you requested 110 tokens (90 in the messages, 20 in the completion). Please reduce the length of the messages or completion.",
-        );
-        check(
-            "prompt",
-            0,
-            "This model's maximum context length is 100 tokens. However, you requested 90 tokens (90 in the prompt, 0 in the completion). Please reduce the length of the prompt.",
-        );
-    }
-}
+mod tests;

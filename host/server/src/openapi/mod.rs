@@ -1,6 +1,7 @@
 //! `/openapi.json`: every route, its parameters as the code asks for them, and the shapes of its answers.
 
 mod operations;
+mod others;
 mod parameters;
 
 use std::sync::OnceLock;

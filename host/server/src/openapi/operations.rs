@@ -3,6 +3,9 @@
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::others::{
+    anthropic, anthropic_count, ollama_chat, ollama_embed, ollama_embeddings, ollama_generate, responses,
+};
 use crate::params::Fields;
 use crate::params::rules::{Route, described};
 use crate::requests::Report;
@@ -91,51 +94,6 @@ fn detokenize() -> Map<String, Value> {
 
 fn model() -> Map<String, Value> {
     json!({"model": {"type": "string"}}).as_object().cloned().unwrap_or_default()
-}
-
-/// The members that requests of other APIs cannot do without, and those that choose the form of the answer.
-fn of_others() -> Map<String, Value> {
-    let members = json!({
-        "model": {"type": "string"},
-        "stream": {"type": ["boolean", "null"]},
-        "messages": {"type": "array", "items": {"type": "object"}},
-        "max_tokens": {"type": "integer", "minimum": 1},
-        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
-        "prompt": {"type": "string"},
-    });
-    members.as_object().cloned().unwrap_or_default()
-}
-
-fn only(keys: &[&str]) -> Map<String, Value> {
-    of_others().into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect()
-}
-
-fn anthropic() -> Map<String, Value> {
-    only(&["model", "messages", "max_tokens", "stream"])
-}
-
-fn anthropic_count() -> Map<String, Value> {
-    only(&["model", "messages"])
-}
-
-fn responses() -> Map<String, Value> {
-    only(&["model", "input", "stream"])
-}
-
-fn ollama_chat() -> Map<String, Value> {
-    only(&["model", "messages", "stream"])
-}
-
-fn ollama_generate() -> Map<String, Value> {
-    only(&["model", "prompt", "stream"])
-}
-
-fn ollama_embed() -> Map<String, Value> {
-    only(&["model", "input"])
-}
-
-fn ollama_embeddings() -> Map<String, Value> {
-    only(&["model", "prompt"])
 }
 
 const fn open(members: fn() -> Map<String, Value>, required: &'static [&'static str]) -> Option<Body> {

@@ -19,7 +19,7 @@ use crate::params::Fields;
 use crate::recorder::RequestContext;
 use crate::state::AppState;
 use crate::wire::Usage;
-use request::translate;
+use request::{NAMES, translate};
 use stream::Events;
 
 /// `{"type": "error", …}`, as this API has it.
@@ -43,7 +43,7 @@ pub(in crate::routes) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let (talk, options) = start(&state, context, move || translate(Fields::parse(&body)?)).await?;
+    let (talk, options) = start(&state, context, NAMES, move || translate(Fields::parse(&body)?)).await?;
     let id = unique_id("msg_");
     if options.stream {
         return Ok(talk.stream(Events::new(id, options.thinking)));
@@ -78,7 +78,7 @@ pub(in crate::routes) async fn count(
             let max_tokens = fields.take("max_tokens").unwrap_or_else(|| json!(1));
             fields.put("max_tokens", max_tokens);
             let (members, _) = translate(fields)?;
-            count_tokens(state, members)
+            count_tokens(state, NAMES, members)
         })
         .await?;
     Ok(Json(json!({"input_tokens": tokens})))

@@ -24,6 +24,9 @@ use crate::sse::{Chunks, Wire, respond};
 use crate::state::{AppState, ServedModel};
 use crate::wire::{Timings, Usage, finish_reason};
 
+/// Names of parameters in a chat completion, and in another API.
+pub(super) type Names = &'static [(&'static str, &'static str)];
+
 /// Members of a chat completion.
 pub(super) type Members = Map<String, Value>;
 
@@ -67,16 +70,17 @@ pub(super) struct Reader {
 }
 
 /// Reads a request, and gives it to the engine. `translate` makes the members of a chat completion of it, and whatever the
-/// answer will need.
+/// answer will need. `names`: of parameters there, and what they were in the request.
 pub(super) async fn start<T: Send + 'static>(
     state: &Arc<AppState>,
     context: RequestContext,
+    names: Names,
     translate: impl Fn() -> Result<(Members, T), ApiError> + Send + Sync + 'static,
 ) -> Result<(Talk, T), ApiError> {
     let job = move |state: &AppState| {
         let (members, more) = translate()?;
-        let request = ChatRequest::take(Fields::of_members(members))?;
-        Ok((prepare(state, request)?, more))
+        let request = ChatRequest::take(Fields::of_members(members)).map_err(|e| e.renamed(names))?;
+        Ok((prepare(state, request).map_err(|e| e.renamed(names))?, more))
     };
     let (job, more) = state.prepare(job).await?;
     Ok((talk(state, context, job)?, more))
@@ -86,11 +90,13 @@ pub(super) async fn start<T: Send + 'static>(
 pub(super) async fn start_plainly(
     state: &Arc<AppState>,
     context: RequestContext,
+    names: Names,
     members: Members,
 ) -> Result<Talk, ApiError> {
     let job = move |state: &AppState| {
-        let request = CompletionRequest::take(Fields::of_members(members.clone()))?;
-        let Job { model, common, requests, .. } = completions::prepare(state, request)?;
+        let read = CompletionRequest::take(Fields::of_members(members.clone()));
+        let made = read.and_then(|request| completions::prepare(state, request));
+        let Job { model, common, requests, .. } = made.map_err(|e| e.renamed(names))?;
         Ok(ChatJob { model, common, requests, splitting: Splitting::none() })
     };
     let job = state.prepare(job).await?;
@@ -232,8 +238,8 @@ impl Talk {
 }
 
 /// The tokens of a conversation, as far as the prompt goes.
-pub(super) fn count_tokens(state: &AppState, members: Members) -> Result<usize, ApiError> {
-    let request = ChatRequest::take(Fields::of_members(members))?;
+pub(super) fn count_tokens(state: &AppState, names: Names, members: Members) -> Result<usize, ApiError> {
+    let request = ChatRequest::take(Fields::of_members(members)).map_err(|e| e.renamed(names))?;
     let model = state.model(request.common.model.as_deref())?;
     Ok(model.tokenizer.encode_prompt(&request.render(&model)?).len())
 }

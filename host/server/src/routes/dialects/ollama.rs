@@ -21,7 +21,7 @@ use crate::recorder::RequestContext;
 use crate::state::AppState;
 use crate::wire::now;
 pub(in crate::routes) use embed::{create as embed, create_one as embed_one};
-use request::{Asked, KeepAlive, Kind, read};
+use request::{Asked, KeepAlive, Kind, NAMES, read};
 use stream::Lines;
 pub(in crate::routes) use tell::{list, running, show, version};
 
@@ -63,8 +63,8 @@ async fn answer(
     let Asked { model, keep_alive, stream, chat, raw } = read(&state, Fields::parse(&body)?, kind)?;
     let Some(members) = chat else { return loaded(&state, &model, keep_alive, kind).await };
     let talk = match raw {
-        true => start_plainly(&state, context, members).await?,
-        false => start(&state, context, move || Ok((members.clone(), ()))).await?.0,
+        true => start_plainly(&state, context, NAMES, members).await?,
+        false => start(&state, context, NAMES, move || Ok((members.clone(), ()))).await?.0,
     };
     let lines = Lines { model: talk.model().id.clone(), kind, began };
     let response = match stream {

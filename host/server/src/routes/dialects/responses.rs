@@ -18,7 +18,7 @@ use crate::params::Fields;
 use crate::recorder::RequestContext;
 use crate::state::AppState;
 use crate::wire::{Usage, now};
-use request::{Echo, translate};
+use request::{Echo, NAMES, translate};
 use stream::Events;
 
 pub(in crate::routes) async fn create(
@@ -27,7 +27,7 @@ pub(in crate::routes) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_bytes(&state, request).await?;
-    let (talk, echo) = start(&state, context, move || translate(Fields::parse(&body)?)).await?;
+    let (talk, echo) = start(&state, context, NAMES, move || translate(Fields::parse(&body)?)).await?;
     let object = Object { id: unique_id("resp_"), created: now(), model: talk.model().id.clone(), echo };
     if object.echo.stream {
         return Ok(talk.stream(Events::new(object)));

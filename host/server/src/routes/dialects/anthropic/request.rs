@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::params::Fields;
 use crate::params::fields::describe;
-use crate::routes::dialects::{Members, put};
+use crate::routes::dialects::{Members, Names, put};
 
 /// What the answer needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) struct Options {
     pub(super) thinking: bool,
 }
 
+/// Parameters that chat completions have under other names.
+pub(super) const NAMES: Names = &[("stop", "stop_sequences")];
 /// Members without effect on an answer.
 const IGNORED: &[&str] = &["metadata", "service_tier", "anthropic_version", "anthropic_beta", "betas", "inference_geo"];
 

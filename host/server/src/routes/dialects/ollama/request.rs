@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::params::Fields;
 use crate::params::fields::describe;
-use crate::routes::dialects::{Members, put};
+use crate::routes::dialects::{Members, Names, put};
 use crate::state::AppState;
 
 /// Which route.
@@ -46,6 +46,23 @@ const OPTIONS: &[(&str, &str)] = &[
     ("repeat_penalty", "repetition_penalty"),
     ("presence_penalty", "presence_penalty"),
     ("frequency_penalty", "frequency_penalty"),
+];
+/// The same the other way round, and the members beside the options.
+pub(super) const NAMES: Names = &[
+    ("temperature", "options.temperature"),
+    ("top_p", "options.top_p"),
+    ("top_k", "options.top_k"),
+    ("min_p", "options.min_p"),
+    ("typical_p", "options.typical_p"),
+    ("seed", "options.seed"),
+    ("stop", "options.stop"),
+    ("repetition_penalty", "options.repeat_penalty"),
+    ("presence_penalty", "options.presence_penalty"),
+    ("frequency_penalty", "options.frequency_penalty"),
+    ("max_tokens", "options.num_predict"),
+    ("response_format.json_schema.schema", "format"),
+    ("response_format", "format"),
+    ("include_reasoning", "think"),
 ];
 /// What the API takes where nothing is said.
 const DEFAULTS: &[(&str, f64)] = &[("temperature", 0.8), ("top_p", 0.9), ("top_k", 40.0)];

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::params::Fields;
 use crate::params::fields::describe;
-use crate::routes::dialects::{Members, put};
+use crate::routes::dialects::{Members, Names, put};
 
 /// What the response repeats.
 pub(super) struct Echo {
@@ -13,6 +13,15 @@ pub(super) struct Echo {
     pub(super) members: Members,
 }
 
+/// Parameters that chat completions have under other names.
+pub(super) const NAMES: Names = &[
+    ("max_completion_tokens", "max_output_tokens"),
+    ("reasoning_effort", "reasoning.effort"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+    ("verbosity", "text.verbosity"),
+    ("messages", "input"),
+];
 /// Members without effect on an answer.
 const IGNORED: &[&str] = &[
     "metadata",
