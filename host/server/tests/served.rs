@@ -53,7 +53,8 @@ async fn chat_answers_in_one_piece() {
     let (prompt, completion) = (tokens("user: Hi\n") + 1, tokens(TEXT) + 1);
     let details = json!({"cached_tokens": 0});
     let usage = json!({"prompt_tokens": prompt, "completion_tokens": completion,
-        "total_tokens": prompt + completion, "prompt_tokens_details": details});
+        "total_tokens": prompt + completion, "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": 0}});
     assert_eq!(body["usage"], usage);
     let unnamed = server.post(CHAT, chat(json!({"model": null}))).await.json();
     assert_eq!(unnamed["choices"], json!([choice]));
