@@ -12,8 +12,6 @@ use crate::simd::{Kernel, Simd, prefetch};
 
 /// Keys whose scores become weights at a time, about: enough that what is done once for them costs little.
 const SPAN: usize = 128;
-/// Rows that are multiplied with a value at a time.
-const ROWS: usize = 4;
 /// Most rows for which the next block is asked for in advance; with more there is time for the processor to do so.
 const FEW_ROWS: usize = 8;
 
@@ -259,7 +257,8 @@ impl Task<'_, '_> {
                 1 => self.add_rows::<S, E, 1>(s, values, row, from, state),
                 2 => self.add_rows::<S, E, 2>(s, values, row, from, state),
                 3 => self.add_rows::<S, E, 3>(s, values, row, from, state),
-                _ => self.add_rows::<S, E, ROWS>(s, values, row, from, state),
+                4..8 => self.add_rows::<S, E, 4>(s, values, row, from, state),
+                _ => self.add_rows::<S, E, 8>(s, values, row, from, state),
             };
         }
     }
