@@ -3,16 +3,22 @@
 //! * `load soak [--requests N] [--clients N] [--half-open N] [--seconds N]`: serves the demo model and loads it with
 //!   clients some of which leave, send nonsense or too much; ends with exit status 1 where something is not as it
 //!   should be.
-//! * `load streams ADDRESS [--streams N] [--requests N] [--tokens N]`: tokens per second and latencies of any server
+//! * `load streams ADDRESS [--streams N] [--requests N] [--tokens N] [--round N]`: tokens per second and latencies of any server
 //!   with the completions API.
+//! * `load against LLAMA_SERVER MODEL [--threads N] [--streams N] [--requests N] [--tokens N] [--rounds N]`: the same for
+//!   this engine and llama-server in turn, with the same model and threads.
 //! * `load fairness ADDRESS [--streams N] [--words N]`: how streams fare while a long prompt is computed.
+//! * `load guesses ADDRESS [--requests N] [--tokens N]`: tokens per second of greedy streams, one at a time, and how many
+//!   guesses of their tokens came true.
 //! * `load prefix ADDRESS [--words N] [--requests N]`: time to the first token of prompts that begin alike.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rocmforge_e2e::load;
+use rocmforge_e2e::load::peer::Match;
 use rocmforge_e2e::load::{Plan, measure, quantile};
 
 fn main() -> ExitCode {
@@ -24,10 +30,14 @@ fn main() -> ExitCode {
     match (args.first().map(String::as_str), args.get(1)) {
         (Some("soak"), _) => return soak(number),
         (Some("streams"), Some(address)) => streams(address, number),
+        (Some("against"), Some(program)) => return against(program, args.get(2), number),
         (Some("fairness"), Some(address)) => fairness(address, number),
+        (Some("guesses"), Some(address)) => guesses(address, number),
         (Some("prefix"), Some(address)) => prefix(address, number),
         _ => {
-            eprintln!("expected soak, or one of streams, fairness, prefix with an address; see the top of the source");
+            eprintln!(
+                "expected soak, against, or one of streams, fairness, guesses, prefix with an address; see the top of the source"
+            );
             return ExitCode::from(2);
         }
     }
@@ -56,15 +66,39 @@ fn soak(number: impl Fn(&str, usize) -> usize) -> ExitCode {
 fn streams(address: &str, number: impl Fn(&str, usize) -> usize) {
     let (streams, tokens) = (number("--streams", 16), number("--tokens", 48));
     let requests = number("--requests", 3 * streams);
-    let speeds = measure::streams(address, streams, requests, tokens);
+    let speeds = measure::streams(address, streams, requests, tokens, number("--round", 0));
     let ms = |times: &[Duration]| format!("p50 {:.0} ms, p99 {:.0} ms", quantile(times, 0.5), quantile(times, 0.99));
-    println!("{streams} streams, {requests} requests of {tokens} tokens: {:.1} tok/s", per_second(&speeds));
+    println!("{streams} streams, {requests} requests of {tokens} tokens: {:.1} tok/s", speeds.per_second());
     println!("time to first token {}; between tokens {}", ms(&speeds.first_token), ms(&speeds.gaps));
     speeds.faults.iter().take(5).for_each(|f| println!("FAULT {f}"));
 }
 
-fn per_second(speeds: &measure::Speeds) -> f64 {
-    speeds.tokens as f64 / speeds.took.as_secs_f64()
+fn against(program: &str, model: Option<&String>, number: impl Fn(&str, usize) -> usize) -> ExitCode {
+    let Some(model) = model else {
+        eprintln!("expected the file of a model after that of llama-server");
+        return ExitCode::from(2);
+    };
+    let streams = number("--streams", 16);
+    let of = Match {
+        program: Path::new(program),
+        model: Path::new(model),
+        threads: number("--threads", 2),
+        streams,
+        requests: number("--requests", 2 * streams),
+        tokens: number("--tokens", 48),
+        rounds: number("--rounds", 3),
+    };
+    match load::peer::against(&of) {
+        Ok((table, faults)) => {
+            print!("{table}");
+            faults.iter().for_each(|f| println!("FAULT {f}"));
+            ExitCode::from(u8::from(!faults.is_empty()))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
@@ -81,6 +115,17 @@ fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
         quantile(&during, 0.5) / quantile(&before, 0.5),
         quantile(&during, 0.99) / quantile(&before, 0.99)
     );
+}
+
+fn guesses(address: &str, number: impl Fn(&str, usize) -> usize) {
+    let (mut speeds, [guessed, right], faults) =
+        measure::greedy(address, number("--requests", 5), number("--tokens", 96));
+    speeds.sort_by(f64::total_cmp);
+    let (least, most) = (speeds.first().copied().unwrap_or(f64::NAN), speeds.last().copied().unwrap_or(f64::NAN));
+    let median = speeds.get(speeds.len() / 2).copied().unwrap_or(f64::NAN);
+    println!("{} greedy streams: median {median:.1} tok/s, {least:.1} to {most:.1}", speeds.len());
+    println!("{guessed} tokens guessed, {right} came true");
+    faults.iter().for_each(|f| println!("FAULT {f}"));
 }
 
 fn prefix(address: &str, number: impl Fn(&str, usize) -> usize) {

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// How long a client waits for the next byte.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -18,6 +20,8 @@ pub struct Reply {
     pub first_token: Option<Duration>,
     /// Between events with text.
     pub gaps: Vec<Duration>,
+    /// Tokens of the answer, where a stream says so.
+    pub tokens: Option<usize>,
 }
 
 /// A POST of JSON as bytes.
@@ -52,7 +56,7 @@ pub fn send(address: &str, request: &[u8], events: Option<usize>) -> std::io::Re
     let sent = stream.write_all(request);
     let mut reader = BufReader::new(stream);
     let mut reply = Reply::default();
-    let mut streams = false;
+    let (mut streams, mut length) = (false, None);
     loop {
         let mut line = String::new();
         match reader.read_line(&mut line) {
@@ -65,14 +69,16 @@ pub fn send(address: &str, request: &[u8], events: Option<usize>) -> std::io::Re
         if reply.status == 0 {
             reply.status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         }
-        streams |= line.to_ascii_lowercase().starts_with("content-type: text/event-stream");
+        let line = line.to_ascii_lowercase();
+        streams |= line.starts_with("content-type: text/event-stream");
+        length = line.strip_prefix("content-length: ").and_then(|l| l.parse().ok()).or(length);
         if line.is_empty() {
             break;
         }
     }
     if !streams {
         // A refusal of what was not read to its end may close the connection hard.
-        let _ = reader.read_to_string(&mut reply.body);
+        let _ = reader.take(length.unwrap_or(u64::MAX)).read_to_string(&mut reply.body);
         return Ok(reply);
     }
     read_events(&mut reader, start, events, &mut reply)?;
@@ -95,7 +101,9 @@ fn read_events(
         // Chunk sizes stand between the events.
         let Some(data) = line.strip_prefix("data: ") else { continue };
         let now = Instant::now();
-        if has_text(data) {
+        let event: Value = serde_json::from_str(data).unwrap_or_default();
+        reply.tokens = event["usage"]["completion_tokens"].as_u64().map(|n| n as usize).or(reply.tokens);
+        if has_text(&event) {
             match latest.replace(now) {
                 None => reply.first_token = Some(now - start),
                 Some(before) => reply.gaps.push(now - before),
@@ -103,15 +111,15 @@ fn read_events(
         }
         reply.body.push_str(data);
         count += 1;
-        if events.is_some_and(|most| count >= most) {
+        // Other servers leave the connection open behind the last event.
+        if data == "[DONE]\n" || events.is_some_and(|most| count >= most) {
             return Ok(());
         }
     }
 }
 
 /// Whether an event of a completion brings text.
-fn has_text(data: &str) -> bool {
-    let event: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+fn has_text(event: &Value) -> bool {
     let choice = &event["choices"][0];
     let text = choice["text"].as_str().or(choice["delta"]["content"].as_str());
     text.is_some_and(|t| !t.is_empty())

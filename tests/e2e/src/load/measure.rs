@@ -28,12 +28,17 @@ impl Speeds {
     fn add(&mut self, reply: std::io::Result<Reply>) {
         match reply {
             Ok(reply) if reply.status == 200 && reply.first_token.is_some() => {
-                self.tokens += 1 + reply.gaps.len();
+                self.tokens += reply.tokens.unwrap_or(1 + reply.gaps.len());
                 self.first_token.extend(reply.first_token);
                 self.gaps.extend(reply.gaps);
             }
             other => self.faults.push(format!("{other:?}")),
         }
+    }
+
+    /// Tokens per second, of all streams together.
+    pub fn per_second(&self) -> f64 {
+        self.tokens as f64 / self.took.as_secs_f64()
     }
 
     fn sorted(mut self, took: Duration) -> Speeds {
@@ -47,13 +52,15 @@ impl Speeds {
 /// A streamed completion of `prompt_words` words and so many tokens.
 pub fn stream(address: &str, prompt: &str, tokens: usize) -> std::io::Result<Reply> {
     let body = json!({
-        "prompt": prompt, "max_tokens": tokens, "stream": true, "ignore_eos": true, "temperature": 0.8, "seed": 1
+        "prompt": prompt, "max_tokens": tokens, "stream": true, "ignore_eos": true, "temperature": 0.8, "seed": 1,
+        "stream_options": {"include_usage": true}
     });
     send(address, &post(address, "/v1/completions", &body.to_string()), None)
 }
 
-/// `streams` clients with `requests` requests of `tokens` tokens between them; prompts of 20 to 200 words.
-pub fn streams(address: &str, streams: usize, requests: usize, tokens: usize) -> Speeds {
+/// `streams` clients with `requests` requests of `tokens` tokens between them; prompts of 20 to 200 words, others for each
+/// `round`.
+pub fn streams(address: &str, streams: usize, requests: usize, tokens: usize, round: usize) -> Speeds {
     let (next, speeds, begin) = (AtomicUsize::new(0), Mutex::new(Speeds::default()), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..streams {
@@ -63,7 +70,7 @@ pub fn streams(address: &str, streams: usize, requests: usize, tokens: usize) ->
                     if i >= requests {
                         return;
                     }
-                    let reply = stream(address, &words(20 + (i * 53) % 181, i), tokens);
+                    let reply = stream(address, &words(20 + (i * 53) % 181, i + round * requests), tokens);
                     speeds.lock().expect("nobody panicked").add(reply);
                 }
             });
@@ -114,6 +121,38 @@ pub fn beside_a_long_prompt(
     before.sort_unstable();
     during.sort_unstable();
     (before, during, long.1 - long.0)
+}
+
+/// Greedy streams, one after the other, of prompts that repeat themselves: what guesses of the next tokens are good for.
+/// The tokens per second of each after its first token, and how many tokens were guessed and how many came true, where
+/// the server says so.
+pub fn greedy(address: &str, requests: usize, tokens: usize) -> (Vec<f64>, [f64; 2], Vec<String>) {
+    let counters = || ["guessed_tokens_total", "accepted_guessed_tokens_total"].map(|name| counter(address, name));
+    let (before, mut speeds, mut faults) = (counters(), Vec::new(), Vec::new());
+    for i in 0..requests {
+        let prompt = [words(24, i), words(24, i), words(8, i)].join(". ");
+        let body = json!({
+            "prompt": prompt, "max_tokens": tokens, "stream": true, "ignore_eos": true, "temperature": 0,
+            "stream_options": {"include_usage": true}
+        });
+        match send(address, &post(address, "/v1/completions", &body.to_string()), None) {
+            Ok(reply) if reply.status == 200 && !reply.gaps.is_empty() => {
+                let made = reply.tokens.unwrap_or(1 + reply.gaps.len()) - 1;
+                speeds.push(made as f64 / reply.gaps.iter().sum::<Duration>().as_secs_f64());
+            }
+            other => faults.push(format!("{other:?}")),
+        }
+    }
+    let after = counters();
+    (speeds, [after[0] - before[0], after[1] - before[1]], faults)
+}
+
+/// The value of a counter of ours; 0 where there is none.
+fn counter(address: &str, name: &str) -> f64 {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let body = send(address, request.as_bytes(), None).map(|r| r.body).unwrap_or_default();
+    let line = body.lines().find(|l| l.starts_with(&format!("rocmforge_{name}")));
+    line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 
 /// Times to the first token of prompts that share their first `shared` words, one after the other.

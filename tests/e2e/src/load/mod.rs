@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod measure;
+pub mod peer;
 pub mod process;
 mod report;
 mod traffic;
