@@ -97,7 +97,8 @@ pub fn beside_a_long_prompt(
                         return;
                     }
                     let begin = Instant::now();
-                    let Ok(reply) = stream(address, &words(8, 1000 * s + round), 200) else { return };
+                    // Long enough to go on all the while: a new stream would wait behind the long prompt.
+                    let Ok(reply) = stream(address, &words(8, 1000 * s + round), 900) else { return };
                     let mut at = begin + reply.first_token.unwrap_or_default();
                     let mut gaps = gaps.lock().expect("nobody panicked");
                     for gap in reply.gaps {
