@@ -17,7 +17,7 @@ WHAT = ["prompt", "generation", "batch", "depth", "busy"]
 
 
 def arguments():
-    p = argparse.ArgumentParser(usage=__doc__, add_help=False)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--host", required=True)
     p.add_argument("--llama")
     p.add_argument("--ik")
