@@ -14,7 +14,7 @@ use crate::{TokenType, TokenizerError};
 
 const MERGES: &str = "tokenizer.ggml.merges";
 const NONE: u32 = u32::MAX;
-/// Below this many symbols a linear scan for the best merge beats a heap.
+/// Below this many symbols a linear scan for the best merge beats a queue.
 const SCAN_LIMIT: usize = 48;
 
 /// Merge priority (lower first) and the token that the pair becomes.
@@ -25,6 +25,50 @@ struct Merge {
 }
 
 const NO_MERGE: Merge = Merge { rank: NONE, id: NONE };
+
+/// Candidate merges, the lowest rank first and the leftmost among equals. One bucket for each rank: candidates of a rank
+/// come nearly always from left to right, so that a heap has to order ranks only, of which a vocabulary has a fixed number.
+#[derive(Default)]
+struct Queue {
+    ranks: BinaryHeap<Reverse<u32>>,
+    buckets: HashMap<u32, Bucket, FixedState>,
+}
+
+#[derive(Default)]
+struct Bucket {
+    positions: Vec<usize>,
+    /// Positions before this one have been taken.
+    taken: usize,
+    unordered: bool,
+}
+
+impl Queue {
+    fn push(&mut self, rank: u32, position: usize) {
+        let ranks = &mut self.ranks;
+        let bucket = self.buckets.entry(rank).or_insert_with(|| {
+            ranks.push(Reverse(rank));
+            Bucket::default()
+        });
+        bucket.unordered |= bucket.positions.last().is_some_and(|&last| last > position);
+        bucket.positions.push(position);
+    }
+
+    fn pop(&mut self) -> Option<(u32, usize)> {
+        loop {
+            let rank = self.ranks.peek()?.0;
+            let bucket = self.buckets.get_mut(&rank)?;
+            if std::mem::take(&mut bucket.unordered) {
+                bucket.positions[bucket.taken..].sort_unstable();
+            }
+            if let Some(&position) = bucket.positions.get(bucket.taken) {
+                bucket.taken += 1;
+                return Some((rank, position));
+            }
+            self.buckets.remove(&rank);
+            self.ranks.pop();
+        }
+    }
+}
 
 pub(crate) struct Bpe {
     splitter: Splitter,
@@ -98,7 +142,7 @@ impl Bpe {
             self.merge_by_scan(scratch);
             out.extend_from_slice(&scratch.ids);
         } else {
-            self.merge_by_heap(&scratch.ids, out);
+            self.merge_by_queue(&scratch.ids, out);
         }
     }
 
@@ -132,18 +176,19 @@ impl Bpe {
         }
     }
 
-    /// The same result in O(n log n): a heap of candidate merges over a linked list of symbols.
-    fn merge_by_heap(&self, symbols: &[u32], out: &mut Vec<u32>) {
+    /// The same result, linear in the number of symbols for one vocabulary: a queue of candidate merges over a linked
+    /// list of symbols.
+    fn merge_by_queue(&self, symbols: &[u32], out: &mut Vec<u32>) {
         let n = symbols.len();
         let mut ids = symbols.to_vec();
         let mut next: Vec<usize> = (1..=n).collect();
         let mut previous: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
-        // The merge of each symbol with its successor; a heap entry is stale unless its rank is the one here.
+        // The merge of each symbol with its successor; a candidate is stale unless its rank is the one here.
         let mut merge: Vec<Merge> = symbols.windows(2).map(|w| self.lookup(w[0], w[1])).collect();
         merge.push(NO_MERGE);
-        let mut heap: BinaryHeap<Reverse<(u32, usize)>> =
-            merge.iter().enumerate().filter(|(_, m)| m.rank != NONE).map(|(i, m)| Reverse((m.rank, i))).collect();
-        while let Some(Reverse((rank, left))) = heap.pop() {
+        let mut queue = Queue::default();
+        merge.iter().enumerate().filter(|(_, m)| m.rank != NONE).for_each(|(i, m)| queue.push(m.rank, i));
+        while let Some((rank, left)) = queue.pop() {
             let best = merge[left];
             if best.rank != rank {
                 continue;
@@ -159,7 +204,7 @@ impl Bpe {
             let mut update = |at: usize, ids: &[u32], right: usize| {
                 merge[at] = if right < n { self.lookup(ids[at], ids[right]) } else { NO_MERGE };
                 if merge[at].rank != NONE {
-                    heap.push(Reverse((merge[at].rank, at)));
+                    queue.push(merge[at].rank, at);
                 }
             };
             update(left, &ids, next[left]);
@@ -265,11 +310,11 @@ mod tests {
         let (word, mixed) = ("[a-e ]{1,120}", "[the ingrands=-]{1,120}|\\PC{1,60}");
         proptest!(ProptestConfig::with_cases(500), |(word in prop_oneof![word, mixed])| {
             let ids: Vec<u32> = word.bytes().map(|b| bpe.bytes[usize::from(b)]).collect();
-            let mut heaped = Vec::new();
-            bpe.merge_by_heap(&ids, &mut heaped);
+            let mut queued = Vec::new();
+            bpe.merge_by_queue(&ids, &mut queued);
             let mut scanned = Scratch { ids, merges: Vec::new() };
             bpe.merge_by_scan(&mut scanned);
-            prop_assert_eq!(scanned.ids, heaped);
+            prop_assert_eq!(scanned.ids, queued);
         });
     }
 
