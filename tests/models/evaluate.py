@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask a served model the held-out prompts and compare the answers with those recorded in eval_prompts.jsonl.
+"""Ask a served model the held-out prompts and compare the answers with those that `make_corpus.py` gives them.
 
 usage: evaluate.py [--host target/release/rocmforge-host] [--model tests/models/llama-demo-Q8_0.gguf] [--url URL]
                    [--parallel 8] [--at-least 98.7]
@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -58,6 +59,16 @@ def right(case, reply):
     return reply == case["expected"]
 
 
+def held_out_prompts():
+    """As `make_corpus.py --eval` writes them; the same each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "eval_prompts.jsonl")
+        command = [sys.executable, os.path.join(HERE, "make_corpus.py"), "--eval", path]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with open(path, encoding="utf-8") as f:
+            return [json.loads(line) for line in f]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default=os.path.join(ROOT, "target/release/rocmforge-host"))
@@ -67,8 +78,7 @@ def main():
     parser.add_argument("--at-least", type=float, default=98.7)
     parser.add_argument("--show-wrong", action="store_true")
     args = parser.parse_args()
-    with open(os.path.join(HERE, "eval_prompts.jsonl"), encoding="utf-8") as f:
-        cases = [json.loads(line) for line in f]
+    cases = held_out_prompts()
     process, url = None, args.url
     if not url:
         port = free_port()
