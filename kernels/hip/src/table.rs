@@ -32,21 +32,53 @@ impl Threads {
     }
 }
 
-macro_rules! kernels {
-    ($($source:literal { $($name:ident: $args:ident, $threads:expr;)* })*) => {
-        /// Every kernel.
-        pub const KERNELS: &[Kernel] = &[
-            $($(Kernel { name: stringify!($name), source: $source, threads: $threads, args: stringify!($args) },)*)*
-        ];
+const ROW: Threads = Threads::Fixed(256);
 
-        /// The names of the sources.
-        pub fn sources() -> impl Iterator<Item = &'static str> {
-            [$($source),*].into_iter()
+/// A product of matrices of one format, by the end of its name.
+macro_rules! product {
+    ($source:literal, $operation:literal, $format:ident, $end:literal, $args:literal, $threads:expr) => {
+        Kernel {
+            name: concat!("rf_", $operation, "_", stringify!($format), "_", $end),
+            source: $source,
+            threads: $threads,
+            args: $args,
         }
     };
 }
 
-const ROW: Threads = Threads::Fixed(256);
+/// Kernels by their names; then products of one or a few rows, the same with one that takes a norm's factor, and
+/// products of many rows, by the formats that a source has them for.
+macro_rules! kernels {
+    (
+        $($source:literal { $($name:ident: $args:ident, $threads:expr;)* })*
+        gemv { $($few:literal: $($few_format:ident)*;)* }
+        gemv_norm { $($norm:literal: $($norm_format:ident)*;)* }
+        gemm { $($many:literal: $($many_format:ident)*;)* }
+    ) => {
+        /// Every kernel.
+        pub const KERNELS: &[Kernel] = &[
+            $($(Kernel { name: stringify!($name), source: $source, threads: $threads, args: stringify!($args) },)*)*
+            $($(
+                product!($few, "gemv", $few_format, "1", "RfGemvArgs", ROW),
+                product!($few, "gemv", $few_format, "4", "RfGemvArgs", ROW),
+            )*)*
+            $($(
+                product!($norm, "gemv", $norm_format, "1", "RfGemvArgs", ROW),
+                product!($norm, "gemv", $norm_format, "4", "RfGemvArgs", ROW),
+                product!($norm, "gemv", $norm_format, "norm", "RfGemvArgs", Threads::Fixed(512)),
+            )*)*
+            $($(
+                product!($many, "gemm", $many_format, "32", "RfGemmArgs", ROW),
+                product!($many, "gemm", $many_format, "128", "RfGemmArgs", ROW),
+            )*)*
+        ];
+
+        /// The names of the sources.
+        pub fn sources() -> impl Iterator<Item = &'static str> {
+            [$($source,)* $($few,)* $($norm,)* $($many),*].into_iter()
+        }
+    };
+}
 
 kernels! {
     "elementwise" {
@@ -89,94 +121,20 @@ kernels! {
         rf_sample_scatter: RfSampleArgs, ROW;
         rf_sample_pick: RfSampleArgs, ROW;
     }
-    "gemv_plain" {
-        rf_gemv_f32_1: RfGemvArgs, ROW; rf_gemv_f32_4: RfGemvArgs, ROW;
-        rf_gemv_f16_1: RfGemvArgs, ROW; rf_gemv_f16_4: RfGemvArgs, ROW;
-        rf_gemv_bf16_1: RfGemvArgs, ROW; rf_gemv_bf16_4: RfGemvArgs, ROW;
+    gemv {
+        "gemv_plain": f32 f16 bf16;
+        "gemv_iq": iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_xxs iq3_s;
+        "gemv_low": tq1_0 tq2_0 nvfp4 q1_0 q2_0 q8_k;
     }
-    "gemv_legacy" {
-        rf_gemv_q4_0_1: RfGemvArgs, ROW; rf_gemv_q4_0_4: RfGemvArgs, ROW;
-        rf_gemv_q4_0_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q4_1_1: RfGemvArgs, ROW; rf_gemv_q4_1_4: RfGemvArgs, ROW;
-        rf_gemv_q4_1_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q5_0_1: RfGemvArgs, ROW; rf_gemv_q5_0_4: RfGemvArgs, ROW;
-        rf_gemv_q5_0_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q5_1_1: RfGemvArgs, ROW; rf_gemv_q5_1_4: RfGemvArgs, ROW;
-        rf_gemv_q5_1_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q8_0_1: RfGemvArgs, ROW; rf_gemv_q8_0_4: RfGemvArgs, ROW;
-        rf_gemv_q8_0_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_iq4_nl_1: RfGemvArgs, ROW; rf_gemv_iq4_nl_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_nl_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_mxfp4_1: RfGemvArgs, ROW; rf_gemv_mxfp4_4: RfGemvArgs, ROW;
-        rf_gemv_mxfp4_norm: RfGemvArgs, Threads::Fixed(512);
+    gemv_norm {
+        "gemv_legacy": q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl mxfp4;
+        "gemv_k": q2_k q3_k q4_k q5_k q6_k iq4_xs;
     }
-    "gemv_k" {
-        rf_gemv_q2_k_1: RfGemvArgs, ROW; rf_gemv_q2_k_4: RfGemvArgs, ROW;
-        rf_gemv_q2_k_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q3_k_1: RfGemvArgs, ROW; rf_gemv_q3_k_4: RfGemvArgs, ROW;
-        rf_gemv_q3_k_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q4_k_1: RfGemvArgs, ROW; rf_gemv_q4_k_4: RfGemvArgs, ROW;
-        rf_gemv_q4_k_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q5_k_1: RfGemvArgs, ROW; rf_gemv_q5_k_4: RfGemvArgs, ROW;
-        rf_gemv_q5_k_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_q6_k_1: RfGemvArgs, ROW; rf_gemv_q6_k_4: RfGemvArgs, ROW;
-        rf_gemv_q6_k_norm: RfGemvArgs, Threads::Fixed(512);
-        rf_gemv_iq4_xs_1: RfGemvArgs, ROW; rf_gemv_iq4_xs_4: RfGemvArgs, ROW;
-        rf_gemv_iq4_xs_norm: RfGemvArgs, Threads::Fixed(512);
-    }
-    "gemv_iq" {
-        rf_gemv_iq1_s_1: RfGemvArgs, ROW; rf_gemv_iq1_s_4: RfGemvArgs, ROW;
-        rf_gemv_iq1_m_1: RfGemvArgs, ROW; rf_gemv_iq1_m_4: RfGemvArgs, ROW;
-        rf_gemv_iq2_xxs_1: RfGemvArgs, ROW; rf_gemv_iq2_xxs_4: RfGemvArgs, ROW;
-        rf_gemv_iq2_xs_1: RfGemvArgs, ROW; rf_gemv_iq2_xs_4: RfGemvArgs, ROW;
-        rf_gemv_iq2_s_1: RfGemvArgs, ROW; rf_gemv_iq2_s_4: RfGemvArgs, ROW;
-        rf_gemv_iq3_xxs_1: RfGemvArgs, ROW; rf_gemv_iq3_xxs_4: RfGemvArgs, ROW;
-        rf_gemv_iq3_s_1: RfGemvArgs, ROW; rf_gemv_iq3_s_4: RfGemvArgs, ROW;
-    }
-    "gemv_low" {
-        rf_gemv_tq1_0_1: RfGemvArgs, ROW; rf_gemv_tq1_0_4: RfGemvArgs, ROW;
-        rf_gemv_tq2_0_1: RfGemvArgs, ROW; rf_gemv_tq2_0_4: RfGemvArgs, ROW;
-        rf_gemv_nvfp4_1: RfGemvArgs, ROW; rf_gemv_nvfp4_4: RfGemvArgs, ROW;
-        rf_gemv_q1_0_1: RfGemvArgs, ROW; rf_gemv_q1_0_4: RfGemvArgs, ROW;
-        rf_gemv_q2_0_1: RfGemvArgs, ROW; rf_gemv_q2_0_4: RfGemvArgs, ROW;
-        rf_gemv_q8_k_1: RfGemvArgs, ROW; rf_gemv_q8_k_4: RfGemvArgs, ROW;
-    }
-    "gemm_iq" {
-        rf_gemm_iq1_s_32: RfGemmArgs, ROW; rf_gemm_iq1_s_128: RfGemmArgs, ROW;
-        rf_gemm_iq1_m_32: RfGemmArgs, ROW; rf_gemm_iq1_m_128: RfGemmArgs, ROW;
-        rf_gemm_iq2_xxs_32: RfGemmArgs, ROW; rf_gemm_iq2_xxs_128: RfGemmArgs, ROW;
-        rf_gemm_iq2_xs_32: RfGemmArgs, ROW; rf_gemm_iq2_xs_128: RfGemmArgs, ROW;
-        rf_gemm_iq2_s_32: RfGemmArgs, ROW; rf_gemm_iq2_s_128: RfGemmArgs, ROW;
-        rf_gemm_iq3_xxs_32: RfGemmArgs, ROW; rf_gemm_iq3_xxs_128: RfGemmArgs, ROW;
-        rf_gemm_iq3_s_32: RfGemmArgs, ROW; rf_gemm_iq3_s_128: RfGemmArgs, ROW;
-    }
-    "gemm_low" {
-        rf_gemm_tq1_0_32: RfGemmArgs, ROW; rf_gemm_tq1_0_128: RfGemmArgs, ROW;
-        rf_gemm_tq2_0_32: RfGemmArgs, ROW; rf_gemm_tq2_0_128: RfGemmArgs, ROW;
-        rf_gemm_nvfp4_32: RfGemmArgs, ROW; rf_gemm_nvfp4_128: RfGemmArgs, ROW;
-        rf_gemm_q1_0_32: RfGemmArgs, ROW; rf_gemm_q1_0_128: RfGemmArgs, ROW;
-        rf_gemm_q2_0_32: RfGemmArgs, ROW; rf_gemm_q2_0_128: RfGemmArgs, ROW;
-        rf_gemm_q8_k_32: RfGemmArgs, ROW; rf_gemm_q8_k_128: RfGemmArgs, ROW;
-    }
-    "gemm_plain" {
-        rf_gemm_f16_32: RfGemmArgs, ROW; rf_gemm_f16_128: RfGemmArgs, ROW;
-        rf_gemm_bf16_32: RfGemmArgs, ROW; rf_gemm_bf16_128: RfGemmArgs, ROW;
-    }
-    "gemm_legacy" {
-        rf_gemm_q4_0_32: RfGemmArgs, ROW; rf_gemm_q4_0_128: RfGemmArgs, ROW;
-        rf_gemm_q4_1_32: RfGemmArgs, ROW; rf_gemm_q4_1_128: RfGemmArgs, ROW;
-        rf_gemm_q5_0_32: RfGemmArgs, ROW; rf_gemm_q5_0_128: RfGemmArgs, ROW;
-        rf_gemm_q5_1_32: RfGemmArgs, ROW; rf_gemm_q5_1_128: RfGemmArgs, ROW;
-        rf_gemm_q8_0_32: RfGemmArgs, ROW; rf_gemm_q8_0_128: RfGemmArgs, ROW;
-        rf_gemm_iq4_nl_32: RfGemmArgs, ROW; rf_gemm_iq4_nl_128: RfGemmArgs, ROW;
-        rf_gemm_mxfp4_32: RfGemmArgs, ROW; rf_gemm_mxfp4_128: RfGemmArgs, ROW;
-    }
-    "gemm_k" {
-        rf_gemm_q2_k_32: RfGemmArgs, ROW; rf_gemm_q2_k_128: RfGemmArgs, ROW;
-        rf_gemm_q3_k_32: RfGemmArgs, ROW; rf_gemm_q3_k_128: RfGemmArgs, ROW;
-        rf_gemm_q4_k_32: RfGemmArgs, ROW; rf_gemm_q4_k_128: RfGemmArgs, ROW;
-        rf_gemm_q5_k_32: RfGemmArgs, ROW; rf_gemm_q5_k_128: RfGemmArgs, ROW;
-        rf_gemm_q6_k_32: RfGemmArgs, ROW; rf_gemm_q6_k_128: RfGemmArgs, ROW;
-        rf_gemm_iq4_xs_32: RfGemmArgs, ROW; rf_gemm_iq4_xs_128: RfGemmArgs, ROW;
+    gemm {
+        "gemm_plain": f16 bf16;
+        "gemm_legacy": q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl mxfp4;
+        "gemm_k": q2_k q3_k q4_k q5_k q6_k iq4_xs;
+        "gemm_iq": iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_xxs iq3_s;
+        "gemm_low": tq1_0 tq2_0 nvfp4 q1_0 q2_0 q8_k;
     }
 }
