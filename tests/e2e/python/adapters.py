@@ -5,7 +5,6 @@ Prints one line per case and `N passed, N failed`; exits with 1 if a case fails.
 import json
 import os
 import sys
-import traceback
 from typing import Literal
 
 # Prices are nothing to ask the network for.
@@ -17,14 +16,10 @@ from langchain_core.tools import tool  # noqa: E402
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
+from cases import case, run  # noqa: E402
+
 URL, MODEL = sys.argv[1], sys.argv[2]
 QUESTION = "What is 14 + 74?"
-CASES = []
-
-
-def case(f):
-    CASES.append(f)
-    return f
 
 
 def chat(**more):
@@ -145,18 +140,4 @@ def litellm_errors():
         pass
 
 
-def main():
-    failed = 0
-    for f in CASES:
-        try:
-            f()
-            print("ok     ", f.__name__)
-        except Exception:  # noqa: BLE001
-            failed += 1
-            print("FAILED ", f.__name__)
-            traceback.print_exc(file=sys.stdout)
-    print(f"{len(CASES) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

@@ -3,22 +3,17 @@
 Prints one line per case and `N passed, N failed`; exits with 1 if a case fails.
 """
 import sys
-import traceback
 
 import openai
 
+from cases import case, run
+
 URL, MODEL, KEYS = sys.argv[1], sys.argv[2], sys.argv[3:]
 QUESTION = [{"role": "user", "content": "What is 14 + 74?"}]
-CASES = []
 
 
 def client(key):
     return openai.OpenAI(base_url=URL + "/v1", api_key=key, max_retries=0, timeout=120)
-
-
-def case(f):
-    CASES.append(f)
-    return f
 
 
 @case
@@ -51,18 +46,4 @@ def a_wrong_key_is_an_authentication_error():
                 raise AssertionError(f"{wrong} is taken")
 
 
-def main():
-    failed = 0
-    for f in CASES:
-        try:
-            f()
-            print("ok     ", f.__name__)
-        except Exception:  # noqa: BLE001
-            failed += 1
-            print("FAILED ", f.__name__)
-            traceback.print_exc(file=sys.stdout)
-    print(f"{len(CASES) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

@@ -5,22 +5,17 @@ Prints one line per case and `N passed, N failed`; exits with 1 if a case fails.
 import asyncio
 import json
 import sys
-import traceback
 from typing import Literal
 
 import httpx
 import openai
 from pydantic import BaseModel, Field
 
+from cases import case, run
+
 URL, MODEL = sys.argv[1], sys.argv[2]
 client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0, timeout=120)
 QUESTION = [{"role": "user", "content": "What is 14 + 74?"}]
-CASES = []
-
-
-def case(f):
-    CASES.append(f)
-    return f
 
 
 def raises(kind, status, param, **request):
@@ -388,18 +383,4 @@ def the_api_describes_itself():
     assert body["properties"]["temperature"]["maximum"] == 2 and "messages" in body["required"]
 
 
-def main():
-    failed = 0
-    for f in CASES:
-        try:
-            f()
-            print("ok     ", f.__name__)
-        except Exception:  # noqa: BLE001
-            failed += 1
-            print("FAILED ", f.__name__)
-            traceback.print_exc(file=sys.stdout)
-    print(f"{len(CASES) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

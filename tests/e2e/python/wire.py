@@ -7,19 +7,14 @@ import json
 import socket
 import sys
 import time
-import traceback
 import urllib.parse
+
+from cases import case, run
 
 URL, MODEL = sys.argv[1], sys.argv[2]
 ADDRESS = urllib.parse.urlparse(URL)
 HOST, PORT = ADDRESS.hostname, ADDRESS.port
 QUESTION = [{"role": "user", "content": "What is 14 + 74?"}]
-CASES = []
-
-
-def case(f):
-    CASES.append(f)
-    return f
 
 
 def send(method, path, body=None, headers=None, raw=None):
@@ -263,18 +258,4 @@ def half_open_requests_do_not_keep_others_waiting():
         s.close()
 
 
-def main():
-    failed = 0
-    for f in CASES:
-        try:
-            f()
-            print("ok     ", f.__name__)
-        except Exception:  # noqa: BLE001
-            failed += 1
-            print("FAILED ", f.__name__)
-            traceback.print_exc(file=sys.stdout)
-    print(f"{len(CASES) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()
