@@ -115,18 +115,11 @@ RF_FN void rf_gemv_group(const uint32_t (&w)[rows][groups][4], const float (&sca
     }
 }
 
-// Units of each row that are loaded before any is computed.
-template <uint32_t format>
-constexpr uint32_t rf_gemv_in_flight() {
-    return format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename RfFormat<format>::Raw) > 32 ? 1 : 2;
-}
-
-// A few vectors of 8-bit activations.
-template <uint32_t format, uint32_t vectors>
-RF_FN void rf_gemv(const RfGemvArgs &args) {
+// The products of each row with each vector, from this lane's units: `in_flight` units of each row are loaded before any
+// is computed.
+template <uint32_t format, uint32_t rows, uint32_t vectors, uint32_t in_flight>
+RF_FN void rf_gemv_multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][vectors]) {
     typedef RfFormat<format> F;
-    constexpr uint32_t rows = RF_GEMV_ROWS, in_flight = rf_gemv_in_flight<format>() > 1 ? 2 : 1;
-    RfGemvRows<rows> r = rf_gemv_rows<rows, vectors>(args);
     const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
     RfPlanes planes[rows];
 #pragma unroll
@@ -140,9 +133,11 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         uint64_t row = rf_gemv_x_row(args, rf_min(r.item + v, args.items - 1));
         x[v] = rf_ptr<const uint8_t>(args.x) + row * args.x_stride;
         scales[v] = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
+#pragma unroll
+        for (uint32_t i = 0; i < rows; i++) {
+            sum[i][v] = 0.0f;
+        }
     }
-    const float squares = rf_gemv_squares(args);
-    float sum[rows][vectors] = {};
     for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
         typename F::Raw raw[in_flight][rows];
 #pragma unroll
@@ -155,6 +150,7 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
         }
 #pragma unroll
         for (uint32_t j = 0; j < in_flight; j++) {
+            // Past the end the last unit is taken again, with a factor of 0: a branch would hold back the next loads.
             const bool inside = start + j * RF_WAVE < units;
             const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
             uint32_t w[rows][F::groups][4];
@@ -176,6 +172,23 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
             }
         }
     }
+}
+
+// Units of each row that are loaded ahead for one vector; for several, half of the registers hold their sums.
+template <uint32_t format>
+struct RfGemvAhead {
+    static constexpr uint32_t units =
+        format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename RfFormat<format>::Raw) > 32 ? 1 : 2;
+};
+
+// A few vectors of 8-bit activations.
+template <uint32_t format, uint32_t vectors>
+RF_FN void rf_gemv(const RfGemvArgs &args) {
+    constexpr uint32_t rows = RF_GEMV_ROWS, in_flight = RfGemvAhead<format>::units > 1 ? 2 : 1;
+    const RfGemvRows<rows> r = rf_gemv_rows<rows, vectors>(args);
+    const float squares = rf_gemv_squares(args);
+    float sum[rows][vectors];
+    rf_gemv_multiply<format, rows, vectors, in_flight>(args, r, sum);
     rf_gemv_finish<rows, vectors>(args, r, sum, rf_gemv_factor(args, squares));
 }
 
@@ -193,51 +206,12 @@ constexpr uint32_t RF_GEMV_NORM_THREADS = 512;
 template <uint32_t format>
 struct RfGemvOne {
     typedef RfFormat<format> F;
-    static constexpr uint32_t in_flight = rf_gemv_in_flight<format>();
-    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4, rows = RF_GEMV_ROWS;
+    static constexpr uint32_t rows = RF_GEMV_ROWS;
+    static constexpr uint32_t in_flight = RfGemvAhead<format>::units;
+    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4;
 
     RF_MEMBER void multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][1]) {
-        const uint32_t blocks = args.columns / F::block, units = blocks * F::units;
-        RfPlanes planes[rows];
-#pragma unroll
-        for (uint32_t i = 0; i < rows; i++) {
-            planes[i] = rf_row_planes<format>(args.weight, r.weight[i], blocks);
-            sum[i][0] = 0.0f;
-        }
-        const uint64_t row = rf_gemv_x_row(args, r.item);
-        const uint8_t *x = rf_ptr<const uint8_t>(args.x) + row * args.x_stride;
-        const RfScale *scales = rf_ptr<const RfScale>(args.scales) + row * (args.x_stride / 32);
-        for (uint32_t start = rf_lane(); start < units; start += RF_WAVE * in_flight) {
-            typename F::Raw raw[in_flight][rows];
-#pragma unroll
-            for (uint32_t j = 0; j < in_flight; j++) {
-                uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
-#pragma unroll
-                for (uint32_t i = 0; i < rows; i++) {
-                    raw[j][i] = F::load(planes[i], unit / F::units, unit % F::units);
-                }
-            }
-#pragma unroll
-            for (uint32_t j = 0; j < in_flight; j++) {
-                // Past the end the last unit is taken again, with a factor of 0: a branch would hold back the next loads.
-                const bool inside = start + j * RF_WAVE < units;
-                const uint32_t unit = rf_min(start + j * RF_WAVE, units - 1);
-                uint32_t w[rows][F::groups][4];
-                float scale[rows][F::groups], minimum[rows][F::groups];
-#pragma unroll
-                for (uint32_t i = 0; i < rows; i++) {
-                    F::unpack(raw[j][i], unit % F::units, w[i], scale[i], minimum[i]);
-                }
-#pragma unroll
-                for (uint32_t g = 0; g < F::groups; g++) {
-                    uint32_t at = unit / F::units * F::block + F::offset(unit % F::units, g);
-                    rf_u32x4 q = *reinterpret_cast<const rf_u32x4 *>(x + at);
-                    rf_u32x2 s = *reinterpret_cast<const rf_u32x2 *>(scales + at / 32);
-                    float total = float(int32_t(s.y << (16 - (at & 16))) >> 16);
-                    rf_gemv_group(w, scale, minimum, g, q, inside ? rf_float(s.x) : 0.0f, total, &sum[0][0], 1);
-                }
-            }
-        }
+        rf_gemv_multiply<format, rows, 1, in_flight>(args, r, sum);
     }
 
     // Gate and up, quantised for the next matrix: a block takes the 32 results of one scale.
