@@ -1,20 +1,15 @@
 //! The five demo models through their plugins: held-out prompts, answered as expected word for word.
 
-use std::collections::BTreeSet;
-
 use rocmforge_e2e::server::{Server, repository};
 use rocmforge_e2e::{argmax, load};
 use rocmforge_engine::{Rows, SingleSequence};
 use rocmforge_tokenizer::{RenderContext, Tokenizer};
 use serde_json::{Value, json};
 
-/// The first held-out prompt of each task that has one right answer; 29 tasks.
+/// Of the prompts that `make_corpus.py --eval` writes, the first of each task that has one right answer; 29 tasks.
 fn prompts() -> Vec<Value> {
-    let lines = std::fs::read_to_string(repository().join("tests/models/eval_prompts.jsonl")).expect("the prompts");
-    let mut tasks = BTreeSet::new();
-    let cases = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let first = |case: &Value| case["match"] == "exact" && tasks.insert(case["task"].to_string());
-    cases.filter(first).collect()
+    let lines = include_str!("../../models/demo_prompts.jsonl").lines();
+    lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 /// Greedy answers are those expected.
@@ -28,7 +23,7 @@ fn check(file: &str, architecture: &str) {
     let limit = model.executable.program().info.context_length as usize;
     let mut sequence = SingleSequence::new(&mut model.executable, limit).expect("room for the sequence");
     let cases = prompts();
-    assert!(cases.len() >= 12);
+    assert_eq!(cases.len(), 29);
     for case in cases {
         let prompt = template.render(&case["messages"], &context).expect("the conversation renders");
         let mut tokens = tokenizer.encode_prompt(&prompt);
