@@ -177,8 +177,9 @@ RF_FN void rf_gemv_multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, f
 // Units of each row that are loaded ahead for one vector; for several, half of the registers hold their sums.
 template <uint32_t format>
 struct RfGemvAhead {
-    static constexpr uint32_t units =
-        format == RF_Q8_0 || format == RF_Q4_K ? 4 : sizeof(typename RfFormat<format>::Raw) > 32 ? 1 : 2;
+    // Two of IQ1_M side by side take more scalar registers than gfx90a has, as clang 19 compiles them.
+    static constexpr bool one = sizeof(typename RfFormat<format>::Raw) > 32 || format == RF_IQ1_M;
+    static constexpr uint32_t units = format == RF_Q8_0 || format == RF_Q4_K ? 4 : one ? 1 : 2;
 };
 
 // A few vectors of 8-bit activations.
