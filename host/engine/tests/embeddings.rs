@@ -14,6 +14,9 @@ use rocmforge_engine::{
 const WINDOWS: [Option<u32>; 1] = [None];
 const LIMITS: RunnerLimits = RunnerLimits { max_tokens: 16, max_sequences: 4, block_size: 4 };
 
+/// Tokens of an answer: long enough that answers outgrow a small cache together whatever a step takes.
+const ANSWER: usize = 50;
+
 fn start(model: SimulatedModel, blocks: u64) -> EngineHandle {
     let config = EngineConfig { cache_blocks: vec![blocks], ..Default::default() };
     EngineHandle::start(model, Arc::new(Letters), &config).unwrap()
@@ -66,7 +69,9 @@ fn close(found: &[f32], expected: &[f32]) -> bool {
 fn embeddings_are_those_of_the_whole_text_whatever_else_runs() {
     // The smaller cache cannot hold all requests, so that some of them are preempted.
     for blocks in [26, 400] {
-        let engine = start(model(), blocks);
+        // No step ends before all of them wait.
+        let (model, open) = model().gated();
+        let engine = start(model, blocks);
         let streams: Vec<_> = (0..24)
             .map(|i| {
                 let prompt = prompt(1 + 4 * i);
@@ -76,13 +81,14 @@ fn embeddings_are_those_of_the_whole_text_whatever_else_runs() {
                     _ => GenerateRequest {
                         prompt: prompt[..prompt.len() / 2 + 1].to_vec(),
                         sampling: SamplingParams::greedy(),
-                        stop: StopParams { max_tokens: Some(20), ignore_eos: true, ..Default::default() },
+                        stop: StopParams { max_tokens: Some(ANSWER), ignore_eos: true, ..Default::default() },
                         ..Default::default()
                     },
                 };
                 (request.clone(), engine.submit(request).unwrap())
             })
             .collect();
+        drop(open);
         for (request, stream) in streams {
             let (embedding, tokens, usage) = read(stream);
             let wanted = request.embed.map(|pooling| expected(&request.prompt, pooling));
@@ -91,7 +97,7 @@ fn embeddings_are_those_of_the_whole_text_whatever_else_runs() {
                 assert!(close(&embedding, &wanted), "{:?}: {embedding:?}, not {wanted:?}", request.embed);
                 assert_eq!((tokens.len(), usage.completion_tokens), (0, 0));
             } else {
-                assert_eq!(tokens, expected_answer(&WINDOWS, &request.prompt, 20));
+                assert_eq!(tokens, expected_answer(&WINDOWS, &request.prompt, ANSWER));
             }
         }
         engine.shutdown(Duration::from_secs(60));

@@ -106,9 +106,12 @@ fn stop(engine: &EngineHandle) -> EngineStats {
 fn requests_together_get_the_answers_they_get_alone() {
     // The smaller caches cannot hold all requests, so that some of them are preempted.
     for blocks in [26, 40, 400] {
-        let engine = start(model(), &config(blocks));
+        // No step ends before all of them wait.
+        let (model, open) = model().gated();
+        let engine = start(model, &config(blocks));
         let requests: Vec<_> = (0..12).map(|i| request(prompt(1 + 5 * i), 20 + i)).collect();
         let streams: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+        drop(open);
         for (request, stream) in requests.iter().zip(streams) {
             let expected = expected_answer(&WINDOWS, &request.prompt, request.stop.max_tokens.unwrap());
             let answer = read(stream);
