@@ -2,6 +2,8 @@
 //! wrong, stale or shared-by-mistake block changes the answer.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub mod client;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
