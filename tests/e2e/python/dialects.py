@@ -56,6 +56,10 @@ def messages():
     uses = [block for block in called.content if block.type == "tool_use"]
     assert uses and uses[0].name == "add" and set(uses[0].input) == {"a", "b"}, called
     assert called.stop_reason == "tool_use", called
+    with client.messages.stream(**options | {"max_tokens": 400}, tools=[tool], tool_choice={"type": "tool", "name": "add"}) as stream:
+        parts = [event.partial_json for event in stream if event.type == "input_json"]
+        streamed = [block for block in stream.get_final_message().content if block.type == "tool_use"]
+    assert streamed[0].input == uses[0].input == json.loads("".join(parts)) and len(parts) > 3, parts
     answered = client.messages.create(**options | {"messages": QUESTION + [
         {"role": "assistant", "content": [{"type": "tool_use", "id": uses[0].id, "name": "add", "input": uses[0].input}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": uses[0].id, "content": "88"}]}]}, tools=[tool])
@@ -105,6 +109,11 @@ def responses():
     called = client.responses.create(**options | {"max_output_tokens": 400}, tools=[tool], tool_choice="required")
     calls = [item for item in called.output if item.type == "function_call"]
     assert calls and calls[0].name == "add" and list(json.loads(calls[0].arguments)) == ["a"], called
+    with client.responses.stream(**options | {"max_output_tokens": 400}, tools=[tool], tool_choice="required") as stream:
+        parts = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        streamed = [item for item in stream.get_final_response().output if item.type == "function_call"]
+    assert streamed[0].arguments == "".join(parts) and len(parts) > 3, parts
+    assert json.loads(streamed[0].arguments) == json.loads(calls[0].arguments), streamed
     answered = client.responses.create(**options | {"input": [
         {"role": "user", "content": "What is 14 + 74?"}, calls[0].model_dump(exclude_none=True),
         {"type": "function_call_output", "call_id": calls[0].call_id, "output": "88"}]}, tools=[tool])

@@ -43,6 +43,14 @@ pub(super) enum Part {
     Call { id: String, name: String, arguments: String },
 }
 
+/// What comes next of an answer.
+#[derive(Debug)]
+enum Next {
+    Part(Part),
+    /// More of the arguments of the call that came last.
+    Arguments(String),
+}
+
 /// How an answer ended.
 #[derive(Clone, Debug)]
 pub(super) struct End {
@@ -117,20 +125,25 @@ impl Reader {
         self.usage.prompt_tokens()
     }
 
-    fn part(&self, piece: Piece) -> Option<Part> {
-        Some(match piece {
+    fn next(&self, piece: Piece) -> Next {
+        Next::Part(match piece {
             Piece::Reasoning(text) => Part::Reasoning(text),
             Piece::Content(text) => Part::Content(text),
             Piece::Call(call) => {
                 Part::Call { id: self.splitting.call_id(), name: call.name, arguments: call.arguments }
             }
-            // Only splitters that are asked to be eager give these out.
-            Piece::Begin(_) | Piece::Arguments(_) => return None,
+            Piece::Begin(name) => Part::Call { id: self.splitting.call_id(), name, arguments: String::new() },
+            Piece::Arguments(text) => return Next::Arguments(text),
         })
     }
 
+    /// Has arguments of calls come while they are being written.
+    fn eager(self) -> Reader {
+        Reader { splitter: self.splitter.eager(), ..self }
+    }
+
     /// The parts that an event adds, and how the answer ends if it does.
-    fn take(&mut self, event: Event) -> (Vec<Part>, Option<End>) {
+    fn take(&mut self, event: Event) -> (Vec<Next>, Option<End>) {
         self.usage.event(0, &event);
         let (mut pieces, reason) = match event {
             Event::Token(token) => {
@@ -145,7 +158,7 @@ impl Reader {
             }
             _ => (vec![], None),
         };
-        let parts = pieces.drain(..).filter_map(|piece| self.part(piece)).collect();
+        let parts = pieces.drain(..).map(|piece| self.next(piece)).collect();
         (parts, reason.map(|reason| self.end(&reason)))
     }
 
@@ -165,10 +178,14 @@ impl Reader {
 /// Turns the parts of an answer into what a stream of some API has.
 pub(super) trait Shape: Send + Unpin + 'static {
     const WIRE: Wire;
+    /// Calls come with what there is of their arguments, mostly nothing, and more of them follows.
+    const EAGER: bool;
 
     /// Before anything else.
     fn begin(&mut self, reader: &Reader) -> Vec<Bytes>;
     fn part(&mut self, part: Part) -> Vec<Bytes>;
+    /// More arguments of the call that was the last part; in streams that are [`EAGER`](Self::EAGER) only.
+    fn arguments(&mut self, text: &str) -> Vec<Bytes>;
     /// After the last part.
     fn end(&mut self, end: End) -> Vec<Bytes>;
     /// Instead of what would still come.
@@ -191,7 +208,11 @@ impl<S: Shape> Chunks for Stream<S> {
 
     fn event(&mut self, _: usize, event: Event) -> Vec<Bytes> {
         let (parts, end) = self.reader.take(event);
-        let mut frames: Vec<Bytes> = parts.into_iter().flat_map(|part| self.shape.part(part)).collect();
+        let parts = parts.into_iter().flat_map(|next| match next {
+            Next::Part(part) => self.shape.part(part),
+            Next::Arguments(text) => self.shape.arguments(&text),
+        });
+        let mut frames: Vec<Bytes> = parts.collect();
         frames.extend(end.into_iter().flat_map(|end| self.shape.end(end)));
         frames
     }
@@ -211,8 +232,9 @@ impl Talk {
     }
 
     /// A response with the parts as they come.
-    pub(super) fn stream(self, shape: impl Shape) -> Response {
+    pub(super) fn stream<S: Shape>(self, shape: S) -> Response {
         let Talk { generation, reader } = self;
+        let reader = if S::EAGER { reader.eager() } else { reader };
         respond(generation, Stream { reader, shape })
     }
 
@@ -226,9 +248,12 @@ impl Talk {
             ended = end.or(ended);
             for part in parts {
                 match (whole.last_mut(), part) {
-                    (Some(Part::Content(text)), Part::Content(more)) => text.push_str(&more),
-                    (Some(Part::Reasoning(text)), Part::Reasoning(more)) => text.push_str(&more),
-                    (_, part) => whole.push(part),
+                    (Some(Part::Content(text)), Next::Part(Part::Content(more)))
+                    | (Some(Part::Reasoning(text)), Next::Part(Part::Reasoning(more)))
+                    | (Some(Part::Call { arguments: text, .. }), Next::Arguments(more)) => text.push_str(&more),
+                    (_, Next::Part(part)) => whole.push(part),
+                    // There is none without a call.
+                    (_, Next::Arguments(_)) => {}
                 }
             }
         }

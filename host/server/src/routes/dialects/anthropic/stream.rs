@@ -13,6 +13,7 @@ use crate::wire::Usage;
 enum Block {
     Text,
     Thinking,
+    Tool,
 }
 
 /// Blocks come one after the other, each with a beginning and an end.
@@ -43,17 +44,18 @@ impl Events {
         stop
     }
 
-    /// Opens a block of this kind, if the one that is open is none.
-    fn switch(&mut self, block: Block) -> Vec<Bytes> {
-        if self.open == Some(block) {
-            return vec![];
-        }
+    /// Closes the block that is open, and opens another.
+    fn open(&mut self, kind: Block, block: Value) -> Vec<Bytes> {
         let mut events: Vec<Bytes> = self.open.is_some().then(|| self.close()).into_iter().collect();
-        events.push(match block {
-            Block::Text => self.begin(json!({"type": "text", "text": "", "citations": null})),
-            Block::Thinking => self.begin(json!({"type": "thinking", "thinking": "", "signature": ""})),
-        });
-        self.open = Some(block);
+        events.push(self.begin(block));
+        self.open = Some(kind);
+        events
+    }
+
+    /// More of a block of this kind; it is opened if the one that is open is none.
+    fn grow(&mut self, kind: Block, empty: Value, delta: Value) -> Vec<Bytes> {
+        let mut events = if self.open == Some(kind) { vec![] } else { self.open(kind, empty) };
+        events.push(self.delta(delta));
         events
     }
 }
@@ -65,6 +67,7 @@ fn event(value: Value) -> Bytes {
 
 impl Shape for Events {
     const WIRE: Wire = Wire::Events;
+    const EAGER: bool = true;
 
     fn begin(&mut self, reader: &Reader) -> Vec<Bytes> {
         let message = json!({
@@ -81,21 +84,28 @@ impl Shape for Events {
     }
 
     fn part(&mut self, part: Part) -> Vec<Bytes> {
-        let (block, delta) = match part {
-            Part::Content(text) => (Block::Text, json!({"type": "text_delta", "text": text})),
-            Part::Reasoning(_) if !self.thinking => return vec![],
-            Part::Reasoning(text) => (Block::Thinking, json!({"type": "thinking_delta", "thinking": text})),
-            Part::Call { id, name, arguments } => {
-                let mut events: Vec<Bytes> = self.open.is_some().then(|| self.close()).into_iter().collect();
-                events.push(self.begin(json!({"type": "tool_use", "id": id, "name": name, "input": {}})));
-                events.push(self.delta(json!({"type": "input_json_delta", "partial_json": arguments})));
-                events.push(self.close());
-                return events;
+        match part {
+            Part::Content(text) => {
+                let empty = json!({"type": "text", "text": "", "citations": null});
+                self.grow(Block::Text, empty, json!({"type": "text_delta", "text": text}))
             }
-        };
-        let mut events = self.switch(block);
-        events.push(self.delta(delta));
-        events
+            Part::Reasoning(_) if !self.thinking => vec![],
+            Part::Reasoning(text) => {
+                let empty = json!({"type": "thinking", "thinking": "", "signature": ""});
+                self.grow(Block::Thinking, empty, json!({"type": "thinking_delta", "thinking": text}))
+            }
+            Part::Call { id, name, arguments } => {
+                let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+                let mut events = self.open(Block::Tool, block);
+                events.extend(self.arguments(&arguments));
+                events
+            }
+        }
+    }
+
+    fn arguments(&mut self, text: &str) -> Vec<Bytes> {
+        let delta = || self.delta(json!({"type": "input_json_delta", "partial_json": text}));
+        (!text.is_empty()).then(delta).into_iter().collect()
     }
 
     fn end(&mut self, end: End) -> Vec<Bytes> {

@@ -60,6 +60,8 @@ impl Lines {
 
 impl Shape for Lines {
     const WIRE: Wire = Wire::Lines;
+    /// Arguments are objects here, which cannot come in pieces.
+    const EAGER: bool = false;
 
     fn begin(&mut self, _: &Reader) -> Vec<Bytes> {
         vec![]
@@ -72,6 +74,10 @@ impl Shape for Lines {
             Part::Call { .. } => self.object("", "", calls(std::slice::from_ref(&part)), false),
         };
         vec![line(&object)]
+    }
+
+    fn arguments(&mut self, _: &str) -> Vec<Bytes> {
+        vec![]
     }
 
     fn end(&mut self, end: End) -> Vec<Bytes> {

@@ -9,30 +9,45 @@ use crate::http::observe::unique_id;
 use crate::routes::dialects::{End, Part, Reader, Shape};
 use crate::sse::{Wire, named};
 
+/// What grows.
+enum Kind {
+    Message,
+    Reasoning,
+    Call { call_id: String, name: String },
+}
+
 /// The item that grows.
 struct Open {
-    reasoning: bool,
+    kind: Kind,
     id: String,
     text: String,
 }
 
 impl Open {
+    /// With no text as long as nothing is done.
     fn item(&self, text: Option<&str>, status: &str) -> Value {
-        match self.reasoning {
-            true => reasoning(&self.id, text, status),
-            false => message(&self.id, text, status),
+        match &self.kind {
+            Kind::Message => message(&self.id, text, status),
+            Kind::Reasoning => reasoning(&self.id, text, status),
+            Kind::Call { call_id, name } => call(&self.id, call_id, name, text.unwrap_or_default(), status),
         }
     }
 
-    fn part(&self) -> Value {
-        match self.reasoning {
-            true => json!({"type": "reasoning_text", "text": self.text}),
-            false => output_text(&self.text),
+    /// The part that the text is in, where the item has parts.
+    fn part(&self) -> Option<Value> {
+        match self.kind {
+            Kind::Message => Some(output_text(&self.text)),
+            Kind::Reasoning => Some(json!({"type": "reasoning_text", "text": self.text})),
+            Kind::Call { .. } => None,
         }
     }
 
     fn name(&self) -> &'static str {
-        if self.reasoning { "response.reasoning_text" } else { "response.output_text" }
+        match self.kind {
+            Kind::Message => "response.output_text",
+            Kind::Reasoning => "response.reasoning_text",
+            Kind::Call { .. } => "response.function_call_arguments",
+        }
     }
 }
 
@@ -56,11 +71,14 @@ impl Events {
         named(kind, &value)
     }
 
-    /// Where in an item something happens.
-    fn at(&self, id: &str, more: Value) -> Value {
-        let mut value = json!({"item_id": id, "output_index": self.output.len(), "content_index": 0});
-        for (key, member) in more.as_object().into_iter().flatten() {
-            value[key] = member.clone();
+    /// Where in an item something happens, and the member `key`, which says what.
+    fn at(&self, open: &Open, key: &str, what: Value) -> Value {
+        let mut value = json!({"item_id": open.id, "output_index": self.output.len(), key: what});
+        if !matches!(open.kind, Kind::Call { .. }) {
+            value["content_index"] = 0.into();
+        }
+        if matches!(open.kind, Kind::Message) && key != "part" {
+            value["logprobs"] = json!([]);
         }
         value
     }
@@ -76,49 +94,63 @@ impl Events {
         self.event("response.output_item.done", value)
     }
 
-    fn begin_item(&mut self, reasoning: bool) -> Vec<Bytes> {
-        let id = unique_id(if reasoning { "rs_" } else { "msg_" });
-        let open = Open { reasoning, id, text: String::new() };
-        let added = self.added(open.item(None, "in_progress"));
-        let part = self.at(&open.id, json!({"part": open.part()}));
+    /// Ends the item that grows, and begins another.
+    fn begin_item(&mut self, kind: Kind) -> Vec<Bytes> {
+        let mut events = self.end_item("completed");
+        let id = unique_id(match kind {
+            Kind::Message => "msg_",
+            Kind::Reasoning => "rs_",
+            Kind::Call { .. } => "fc_",
+        });
+        let open = Open { kind, id, text: String::new() };
+        events.push(self.added(open.item(None, "in_progress")));
+        if let Some(part) = open.part() {
+            let part = self.at(&open, "part", part);
+            events.push(self.event("response.content_part.added", part));
+        }
         self.open = Some(open);
-        vec![added, self.event("response.content_part.added", part)]
+        events
     }
 
     fn end_item(&mut self, status: &str) -> Vec<Bytes> {
         let Some(open) = self.open.take() else { return vec![] };
-        let mut text = self.at(&open.id, json!({"text": open.text}));
-        if !open.reasoning {
-            text["logprobs"] = json!([]);
+        let text = open.text.as_str().into();
+        let mut done = self.at(&open, if open.part().is_some() { "text" } else { "arguments" }, text);
+        if let Kind::Call { name, .. } = &open.kind {
+            done["name"] = name.as_str().into();
         }
-        let part = self.at(&open.id, json!({"part": open.part()}));
-        vec![
-            self.event(&format!("{}.done", open.name()), text),
-            self.event("response.content_part.done", part),
-            self.done(open.item(Some(&open.text), status)),
-        ]
+        let mut events = vec![self.event(&format!("{}.done", open.name()), done)];
+        if let Some(part) = open.part() {
+            let part = self.at(&open, "part", part);
+            events.push(self.event("response.content_part.done", part));
+        }
+        events.push(self.done(open.item(Some(&open.text), status)));
+        events
     }
 
-    fn grow(&mut self, reasoning: bool, text: &str) -> Vec<Bytes> {
-        let mut events = Vec::new();
-        if self.open.as_ref().is_none_or(|open| open.reasoning != reasoning) {
-            events.extend(self.end_item("completed"));
-            events.extend(self.begin_item(reasoning));
+    fn grow(&mut self, text: &str) -> Option<Bytes> {
+        if text.is_empty() {
+            return None;
         }
-        let Some(open) = &mut self.open else { return events };
+        let mut open = self.open.take()?;
         open.text.push_str(text);
-        let (id, name) = (open.id.clone(), format!("{}.delta", open.name()));
-        let mut delta = self.at(&id, json!({"delta": text}));
-        if !reasoning {
-            delta["logprobs"] = json!([]);
-        }
-        events.push(self.event(&name, delta));
+        let delta = self.at(&open, "delta", text.into());
+        let event = self.event(&format!("{}.delta", open.name()), delta);
+        self.open = Some(open);
+        Some(event)
+    }
+
+    fn grow_item(&mut self, same: fn(&Kind) -> bool, kind: Kind, text: &str) -> Vec<Bytes> {
+        let grows = self.open.as_ref().is_some_and(|open| same(&open.kind));
+        let mut events = if grows { vec![] } else { self.begin_item(kind) };
+        events.extend(self.grow(text));
         events
     }
 }
 
 impl Shape for Events {
     const WIRE: Wire = Wire::Events;
+    const EAGER: bool = true;
 
     fn begin(&mut self, _: &Reader) -> Vec<Bytes> {
         let response = json!({"response": self.object.begun()});
@@ -126,26 +158,17 @@ impl Shape for Events {
     }
 
     fn part(&mut self, part: Part) -> Vec<Bytes> {
-        let (call_id, name, arguments) = match part {
-            Part::Content(text) => return self.grow(false, &text),
-            Part::Reasoning(text) => return self.grow(true, &text),
-            Part::Call { id, name, arguments } => (id, name, arguments),
-        };
-        let mut events = self.end_item("completed");
-        let id = unique_id("fc_");
-        events.push(self.added(call(&id, &call_id, &name, "", "in_progress")));
-        let place = json!({"item_id": id, "output_index": self.output.len()});
-        let with = |key: &str, value: &str| {
-            let mut event = place.clone();
-            event[key] = value.into();
-            event
-        };
-        let mut done = with("arguments", &arguments);
-        done["name"] = name.as_str().into();
-        events.push(self.event("response.function_call_arguments.delta", with("delta", &arguments)));
-        events.push(self.event("response.function_call_arguments.done", done));
-        events.push(self.done(call(&id, &call_id, &name, &arguments, "completed")));
-        events
+        match part {
+            Part::Content(text) => self.grow_item(|kind| matches!(kind, Kind::Message), Kind::Message, &text),
+            Part::Reasoning(text) => self.grow_item(|kind| matches!(kind, Kind::Reasoning), Kind::Reasoning, &text),
+            Part::Call { id, name, arguments } => {
+                self.grow_item(|_| false, Kind::Call { call_id: id, name }, &arguments)
+            }
+        }
+    }
+
+    fn arguments(&mut self, text: &str) -> Vec<Bytes> {
+        self.grow(text).into_iter().collect()
     }
 
     fn end(&mut self, end: End) -> Vec<Bytes> {
