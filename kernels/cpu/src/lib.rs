@@ -20,6 +20,7 @@ mod kv_cache;
 mod limits;
 mod math;
 mod matrix;
+mod neighbours;
 mod norm;
 mod packed;
 mod pool;

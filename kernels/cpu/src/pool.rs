@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::affinity;
 use crate::error::KernelError;
+use crate::neighbours::{Caller, Posts};
 
 /// How often an idle thread looks for work before it sleeps: some tens of microseconds, the time between two
 /// operations of a step.
@@ -16,12 +17,13 @@ const SPINS: u32 = 4_000;
 /// Threads that share out loops. They spin briefly between loops and sleep when there is nothing to do.
 ///
 /// Chunks are claimed one at a time, so a thread that is held up by other processes costs its current chunk only, and a
-/// thread that does not wake in time is not waited for.
+/// thread that does not wake in time is not waited for. Beside busy processes threads give way and change places, see
+/// `neighbours`.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// One loop at a time; a second one from another thread waits here.
-    running: Mutex<()>,
+    running: Mutex<Caller>,
     /// The processor of the calling thread, if it is to keep to one.
     caller: Option<usize>,
 }
@@ -42,6 +44,7 @@ struct Shared {
     sleepers: AtomicUsize,
     caller_waits: AtomicBool,
     stop: AtomicBool,
+    posts: Posts,
     lock: Mutex<()>,
     wake: Condvar,
     done: Condvar,
@@ -103,11 +106,13 @@ impl Pool {
             sleepers: AtomicUsize::new(0),
             caller_waits: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            posts: Posts::new(threads.clamp(1, MOST_THREADS) - 1),
             lock: Mutex::new(()),
             wake: Condvar::new(),
             done: Condvar::new(),
         });
-        let mut pool = Pool { shared, workers: vec![], running: Mutex::new(()), caller: processors.first().copied() };
+        let mut pool =
+            Pool { shared, workers: vec![], running: Mutex::new(Caller::new()), caller: processors.first().copied() };
         for index in 1..threads.clamp(1, MOST_THREADS) {
             let shared = Arc::clone(&pool.shared);
             let processor = processors.get(index).copied();
@@ -148,7 +153,7 @@ impl Pool {
         if let Some(index) = INDEX.get() {
             return caught(|| task(index, 0..items));
         }
-        let _one = locked(&self.running);
+        let mut caller = locked(&self.running);
         if let Some(processor) = self.caller
             && !PINNED.replace(true)
         {
@@ -156,6 +161,9 @@ impl Pool {
         }
         if self.workers.is_empty() || items <= grain {
             return as_thread(0, || caught(|| task(0, 0..items)));
+        }
+        if self.caller.is_none() {
+            caller.look(&self.shared.posts);
         }
         self.run_shared(items, grain, &task)
     }
@@ -239,6 +247,7 @@ impl Shared {
 
     fn work(&self, index: usize) {
         let mut last = 0;
+        let mut neighbours = self.posts.worker(index - 1);
         while let Some(state) = self.next_job(last) {
             last = state & !(OPEN | INSIDE);
             // Joining fails if the job was closed, or another thread joined or left, in the meantime.
@@ -259,6 +268,7 @@ impl Shared {
                     let _guard = locked(&self.lock);
                     self.done.notify_all();
                 }
+                neighbours.look();
             }
         }
     }
@@ -294,6 +304,7 @@ impl Shared {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        locked(&self.running).release();
         self.shared.stop.store(true, Ordering::SeqCst);
         {
             let _guard = locked(&self.shared.lock);
