@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::affinity;
 use crate::error::KernelError;
@@ -13,6 +14,9 @@ use crate::neighbours::{Caller, Posts};
 /// How often an idle thread looks for work before it sleeps: some tens of microseconds, the time between two
 /// operations of a step.
 const SPINS: u32 = 4_000;
+
+/// About as long as a system lets another process have a core before it comes back to a thread.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// Threads that share out loops. They spin briefly between loops and sleep when there is nothing to do.
 ///
@@ -236,7 +240,15 @@ impl Shared {
             }
             std::hint::spin_loop();
         }
-        // A thread that is still inside has lost its core to another process. This one leaves its own core to it.
+        // A thread that is still inside has lost its core to another process. This one lets it have its own, if it
+        // waits for that; an idle core would call the other process here, which would then hold up this thread, too.
+        let since = Instant::now();
+        while since.elapsed() < SLICE {
+            if self.inside() == 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
         let mut guard = locked(&self.lock);
         self.caller_waits.store(true, Ordering::SeqCst);
         while self.inside() != 0 {
