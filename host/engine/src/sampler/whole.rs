@@ -25,7 +25,8 @@ fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to a whole number.
     const ROUND: f32 = 12_582_912.0;
     let bounded = if x > LEAST { x } else { LEAST };
-    let n = (bounded * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     // ln 2 in two parts, of which the first has so few digits that its product is exact.
     let r = (bounded - n * 0.693_359_4) + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
@@ -35,7 +36,8 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let p = (p * r) * r + r + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // The low bits of `rounded` are the number already; a cast, which saturates, would not become a vector instruction.
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x > LEAST { p * scale } else { 0.0 }
 }
 
@@ -46,11 +48,15 @@ pub(super) fn draw(logits: &[f32], temperature: f32, u: f64, sums: &mut Vec<f64>
     let scale = 1.0 / temperature;
     let weight = |x: f32| exp((x - max) * scale);
     sums.clear();
+    // Weights first and sums then, as the loop over a block compiles to vector instructions by itself and its parts do not.
+    let mut weights = [0f32; BLOCK];
     sums.extend(logits.chunks(BLOCK).map(|block| {
+        let weights = &mut weights[..block.len()];
+        weights.iter_mut().zip(block).for_each(|(w, &x)| *w = weight(x));
         let mut lanes = [0f32; LANES];
-        let (chunks, rest) = block.as_chunks::<LANES>();
-        chunks.iter().for_each(|chunk| (0..LANES).for_each(|i| lanes[i] += weight(chunk[i])));
-        lanes.into_iter().chain(rest.iter().map(|&x| weight(x))).map(f64::from).sum::<f64>()
+        let (chunks, rest) = weights.as_chunks::<LANES>();
+        chunks.iter().for_each(|chunk| (0..LANES).for_each(|i| lanes[i] += chunk[i]));
+        lanes.into_iter().chain(rest.iter().copied()).map(f64::from).sum::<f64>()
     }));
     let mut left = u * sums.iter().sum::<f64>();
     let mut latest = 0;
