@@ -57,7 +57,7 @@ impl Plan {
     }
 
     /// Tokens of slices that continue answers, and of all others.
-    fn load(&self) -> (usize, usize) {
+    pub(crate) fn load(&self) -> (usize, usize) {
         let tokens = |generates| self.slices.iter().filter(|s| s.generates == generates).map(|s| s.len).sum();
         (tokens(true), tokens(false))
     }

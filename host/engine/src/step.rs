@@ -36,7 +36,10 @@ impl Worker {
             return;
         }
         self.failures = 0;
-        self.scheduler.observe(plan, begin.elapsed());
+        let took = begin.elapsed();
+        let (streams, prompts) = plan.load();
+        tracing::trace!(streams, prompts, milliseconds = took.as_secs_f64() * 1e3, "step");
+        self.scheduler.observe(plan, took);
         self.scheduler.commit(plan);
         self.note_slices(plan, begin);
         self.take_rows();
