@@ -31,4 +31,13 @@ impl<'a, T> SharedMut<'a, T> {
         // SAFETY: inside the slice this was made of, which is borrowed for 'a; disjointness is the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
+
+    /// The first element of a range, for access to elements of it as `part` allows it.
+    ///
+    /// # Panics
+    /// It reaches past the end.
+    pub(crate) fn pointer(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
+        self.data.wrapping_add(range.start)
+    }
 }

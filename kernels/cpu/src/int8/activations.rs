@@ -1,9 +1,10 @@
 //! Activations as 8-bit integers.
 //!
 //! Each 32 columns of a row have one scale, a 127th of their largest magnitude. Rows are interleaved in tiles: of a
-//! block, first the codes, quad by quad and in each the rows, then the numbers of [`Numbers`], each for all rows.
+//! block, first the codes, row by row, then the numbers of [`Numbers`], each for all rows.
 
 use super::format::BLOCK;
+use super::simd::Int8;
 
 /// What follows the codes of a block, 4 bytes each per row.
 pub(crate) enum Numbers {
@@ -30,6 +31,12 @@ pub(crate) fn row_bytes(cols: usize) -> usize {
     cols / BLOCK * BLOCK_BYTES
 }
 
+/// Where quad `quad` of row `row` lies in a block.
+#[inline(always)]
+pub(crate) const fn quad_place(quad: usize, row: usize) -> usize {
+    row * BLOCK + 4 * quad
+}
+
 /// Where number `which` of row `row` lies in a block of `rows`.
 #[inline(always)]
 pub(crate) fn place(rows: usize, which: Numbers, row: usize) -> usize {
@@ -47,46 +54,28 @@ pub(crate) fn tiles(n: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     })
 }
 
-/// The sum of codes.
-#[inline(always)]
-fn sum(codes: &[i32]) -> i32 {
-    codes.iter().sum()
-}
-
-/// One block: scale and codes. Numbers that are not finite make the scale NaN, and with it every result of the row.
-#[inline(always)]
-fn quantize_block(x: &[f32; BLOCK], codes: &mut [i32; BLOCK]) -> f32 {
-    // As integers, magnitudes have the same order, infinities and NaN last.
-    let largest = x.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
-    let (largest, finite) = (f32::from_bits(largest), largest < 0x7f80_0000);
-    // Below this the inverse would overflow; nothing is lost beside numbers of ordinary size.
-    if !finite || largest < 1e-30 {
-        codes.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
-    }
-    let inverse = 127.0 / largest;
-    for (code, x) in codes.iter_mut().zip(x) {
-        // SAFETY: finite, and at most 127 and a rounding error.
-        *code = unsafe { (x * inverse).round_ties_even().to_int_unchecked() };
-    }
-    largest / 127.0
-}
-
 /// Quantises the rows of one tile, `[rows, cols]`, to `out` of `rows * row_bytes(cols)`, for weights whose code of zero
-/// is `zero`.
+/// is `zero`. Numbers that are not finite make the scale of their block NaN, and with it every result of the row.
 #[inline(always)]
-pub(crate) fn quantize_tile(x: &[f32], cols: usize, zero: i32, out: &mut [u8]) {
+pub(crate) fn quantize_tile<S: Int8>(s: S, x: &[f32], cols: usize, zero: i32, out: &mut [u8]) {
     let (rows, zero) = (x.len() / cols, zero.max(1));
-    let (mut codes, mut bytes) = ([0i32; BLOCK], [0u8; BLOCK]);
-    for (row, x) in x.chunks_exact(cols).enumerate() {
-        for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out.chunks_exact_mut(rows * BLOCK_BYTES)) {
-            let scale = quantize_block(x, &mut codes);
-            bytes.iter_mut().zip(&codes).for_each(|(byte, code)| *byte = *code as i8 as u8);
-            for (quad, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                out[4 * (quad * rows + row)..][..4].copy_from_slice(bytes);
+    for (block, out) in out.chunks_exact_mut(rows * BLOCK_BYTES).enumerate() {
+        let (codes, numbers) = out.split_at_mut(rows * BLOCK);
+        for ((row, x), codes) in x.chunks_exact(cols).enumerate().zip(codes.as_chunks_mut::<BLOCK>().0) {
+            let x = &x.as_chunks::<BLOCK>().0[block];
+            let largest = f32::from_bits(s.largest(x));
+            let (mut scale, mut sums) = (largest / 127.0, [0; 2]);
+            if largest.is_finite() && largest >= 1e-30 {
+                sums = s.round(x, 127.0 / largest, codes);
+            } else {
+                // The inverse would overflow; nothing is lost beside numbers of ordinary size.
+                scale = if largest.is_finite() { 0.0 } else { f32::NAN };
+                codes.fill(0);
             }
-            let (first, last) = (-sum(&codes[..16]), -sum(&codes[16..]));
-            let mut put = |which, bytes: [u8; 4]| out[place(rows, which, row)..][..4].copy_from_slice(&bytes);
+            let [first, last] = sums.map(|sum| -sum);
+            let mut put = |which, bytes: [u8; 4]| {
+                numbers[place(rows, which, row) - rows * BLOCK..][..4].copy_from_slice(&bytes);
+            };
             put(Numbers::Scale, scale.to_ne_bytes());
             put(Numbers::Sum, ((first + last) * zero).to_ne_bytes());
             put(Numbers::FirstSum, (first * zero).to_ne_bytes());

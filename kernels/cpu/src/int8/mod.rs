@@ -10,6 +10,8 @@ mod product;
 mod scales;
 mod simd;
 #[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use rocmforge_quant::DType;
@@ -34,6 +36,9 @@ pub(crate) const TASK_BYTES: usize = 64 << 10;
 
 /// Weight rows per task of a product with many rows, at most.
 const TASK_ROWS: usize = 128;
+
+/// Activations per task that rounds them.
+const QUANTIZED: usize = 32 << 10;
 
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(crate) fn scratch(n: usize, cols: usize) -> usize {
@@ -115,11 +120,11 @@ struct Quantize<'a, 'b> {
 
 impl Kernel8 for Quantize<'_, '_> {
     #[inline(always)]
-    fn run<S: Int8>(self, _: S) {
+    fn run<S: Int8>(self, s: S) {
         let (until, bytes) = (self.first + self.height, row_bytes(self.cols));
         // SAFETY: each tile is visited once.
         let out = unsafe { self.out.part(self.first * bytes..until * bytes) };
-        quantize_tile(&self.x[self.first * self.cols..until * self.cols], self.cols, self.zero, out);
+        quantize_tile(s, &self.x[self.first * self.cols..until * self.cols], self.cols, self.zero, out);
     }
 }
 
@@ -187,7 +192,8 @@ impl Cpu {
         if n <= TILE {
             tiles(n).for_each(quantize);
         } else {
-            self.pool.parallel_for(n.div_ceil(TILE), 4, |_, range| {
+            let grain = (QUANTIZED / (TILE * cols)).max(1);
+            self.pool.parallel_for(n.div_ceil(TILE), grain, |_, range| {
                 let within = |&(first, _): &(usize, usize)| range.contains(&(first / TILE));
                 tiles(n).filter(within).for_each(quantize);
             })?;

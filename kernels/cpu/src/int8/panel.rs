@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr;
 
 use super::activations::{BLOCK_BYTES, TILE, row_bytes, tiles};
 use super::format::{BLOCK, Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
@@ -13,13 +14,15 @@ use super::scales::{Form, Scales};
 use super::simd::{Int8, Kernel8, Token8};
 
 /// Columns of a chunk; every unit divides it.
-const DEPTH: usize = 512;
+const DEPTH: usize = 1024;
 /// Rows of x whose chunk stays, beside their results, in the second-level cache; whole tiles.
 const ROWS_OF_X: usize = 96 * TILE;
 /// Rows of x up to which weights are read in the order in which they lie in memory.
 const IN_ORDER: usize = 64;
 /// Bytes of the chunk of a panel: of 32 rows, codes and at most four numbers per block.
-const SCRATCH: usize = 32 * DEPTH / BLOCK * (BLOCK + 16);
+const PANEL: usize = 32 * DEPTH / BLOCK * (BLOCK + 16);
+/// Elements for a tile of results and biases of a panel that is not whole.
+const SPARE: usize = 32 * (TILE + 1);
 
 impl Product<'_, '_> {
     /// Panels `range`, with any number of rows of x; `scratch` is a thread's.
@@ -58,7 +61,7 @@ impl<P: Packing> Kernel8 for PanelsOf<'_, '_, P> {
     fn run<S: Int8>(mut self, s: S) {
         let Product { rows, cols, weights, x, n, .. } = self.task;
         assert!(weights.len() >= rows.div_ceil(ROWS) * group_bytes::<P>(cols) && x.len() >= n * row_bytes(cols));
-        assert!(4 * self.scratch.len() >= SCRATCH);
+        assert!(self.scratch.len() >= PANEL / 4 + SPARE);
         let chunks = cols.div_ceil(DEPTH);
         for first in (0..n).step_by(ROWS_OF_X) {
             let count = ROWS_OF_X.min(n - first);
@@ -77,191 +80,214 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
     /// Columns from `start` on of a panel, times some rows of x.
     #[inline(always)]
     fn chunk<S: Int8>(&mut self, s: S, panel: usize, start: usize, rows_of_x: Range<usize>) {
-        let Product { rows, cols, x, bias, .. } = self.task;
-        let x_bytes = row_bytes(cols);
+        let Product { rows, cols, bias, .. } = self.task;
         let blocks = start / BLOCK..cols.min(start + DEPTH) / BLOCK;
         let column = panel * S::VECTORS * S::LANES;
         let valid = (S::VECTORS * S::LANES).min(rows - column);
-        let panel = self.scratch.as_mut_ptr().cast::<u8>();
+        let (panel, spare) = self.scratch.split_at_mut(PANEL / 4);
+        let panel = panel.as_mut_ptr().cast::<u8>();
         // SAFETY: the blocks of the rows that exist lie in the weights, a chunk fits the scratch memory.
-        let ahead = unsafe { self.unpack(s, column, valid, blocks.clone(), panel) };
-        for (tile, height) in tiles(rows_of_x.len()) {
-            let first = rows_of_x.start + tile;
-            let x = &x[first * x_bytes..(first + height) * x_bytes];
-            let x = &x[blocks.start * height * BLOCK_BYTES..blocks.end * height * BLOCK_BYTES];
-            let bias = bias.filter(|_| start + DEPTH >= cols);
-            let place = Place { first, column, valid, begin: start == 0, bias };
-            let ahead = (tile == 0).then_some((ahead, unit_bytes::<P>() / P::K::BLOCKS));
-            s.enter(Tile::<<P::C as Codes>::Products, <P::K as Scales>::Form> {
-                task: self.task,
-                panel,
-                x,
-                height,
-                place,
-                ahead,
-                format: PhantomData,
-            });
-        }
+        let ahead = unsafe { unpack::<S, P>(s, &self.task, (column, valid), blocks.clone(), panel) };
+        let begin = start == 0;
+        let bias = bias.filter(|_| start + DEPTH >= cols).map(|bias| &bias[column..column + valid]);
+        let ahead = (ahead, unit_bytes::<P>() / P::K::BLOCKS);
+        let format = PhantomData::<(<P::C as Codes>::Products, <P::K as Scales>::Form)>;
+        s.enter(Tiles { task: self.task, panel, spare, rows_of_x, blocks, column, valid, begin, bias, ahead, format });
     }
+}
 
-    /// Unpacks blocks of the `valid` rows from `column` on: of each block the codes, quad by quad and in each the
-    /// vectors, then the scales and the minima of the parts, each as vectors of f32. Rows of vectors that do not exist
-    /// become zeros. Gives the places of the next blocks.
-    /// # Safety
-    /// `panel` is writable for as many blocks, and the weights hold them.
-    #[inline(always)]
-    unsafe fn unpack<S: Int8>(
-        &self,
-        s: S,
-        column: usize,
-        valid: usize,
-        blocks: Range<usize>,
-        panel: *mut u8,
-    ) -> [*const u8; 2] {
-        let mut ahead = [panel.cast_const(); 2];
-        let group_bytes = group_bytes::<P>(self.task.cols);
-        let (vectors, vector, stride) = (S::VECTORS, 4 * S::LANES, block_bytes::<S, <P::K as Scales>::Form>());
-        for (v, ahead) in ahead.iter_mut().enumerate().take(vectors) {
-            let (group, lane) = ((column + v * S::LANES) / ROWS, (column + v * S::LANES) % ROWS);
-            // SAFETY: the caller's contract.
-            unsafe {
-                let mut to = panel.add(v * vector);
-                if v * S::LANES >= valid {
-                    for _ in 0..blocks.len() * stride / (vectors * vector) {
-                        s.store(to.cast(), s.as_f32(s.zero()));
-                        to = to.add(vectors * vector);
-                    }
-                    continue;
+/// Unpacks blocks of the `valid` rows from `column` on: of each block the codes, quad by quad and in each the
+/// vectors, then the scales and the minima of the parts, each as vectors of f32. Rows of vectors that do not exist
+/// become zeros. Gives the places of the next blocks.
+/// # Safety
+/// `panel` is writable for as many blocks, and the weights hold them.
+#[inline(always)]
+unsafe fn unpack<S: Int8, P: Packing>(
+    s: S,
+    task: &Product<'_, '_>,
+    (column, valid): (usize, usize),
+    blocks: Range<usize>,
+    panel: *mut u8,
+) -> [*const u8; 2] {
+    let mut ahead = [panel.cast_const(); 2];
+    let group_bytes = group_bytes::<P>(task.cols);
+    let (vectors, vector, stride) = (S::VECTORS, 4 * S::LANES, block_bytes::<S, <P::K as Scales>::Form>());
+    for (v, ahead) in ahead.iter_mut().enumerate().take(vectors) {
+        let (group, lane) = ((column + v * S::LANES) / ROWS, (column + v * S::LANES) % ROWS);
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut to = panel.add(v * vector);
+            if v * S::LANES >= valid {
+                for _ in 0..blocks.len() * stride / (vectors * vector) {
+                    s.store(to.cast(), s.as_f32(s.zero()));
+                    to = to.add(vectors * vector);
                 }
-                let from = self.task.weights.as_ptr().add(group * group_bytes);
-                *ahead = from.wrapping_add(blocks.end / P::K::BLOCKS * unit_bytes::<P>());
-                for unit in blocks.start / P::K::BLOCKS..blocks.end / P::K::BLOCKS {
-                    let scales = from.add(unit * unit_bytes::<P>());
-                    let head = P::K::head(s, scales, lane);
-                    for b in 0..P::K::BLOCKS {
-                        let codes = scales.add(P::K::BYTES + b * code_bytes::<P::C>() + 4 * lane);
-                        let mut put = |x| {
-                            s.store(to.cast(), x);
-                            to = to.add(vectors * vector);
-                        };
-                        for quad in 0..8 {
-                            put(s.as_f32(P::C::quad(s, codes, lane, quad)));
-                        }
-                        for part in 0..P::K::PARTS {
-                            let [scale, min] = P::K::get(s, scales, lane, head, (b, part));
-                            put(scale);
-                            if P::K::MINS {
-                                put(min);
-                            }
+                continue;
+            }
+            let from = task.weights.as_ptr().add(group * group_bytes);
+            *ahead = from.wrapping_add(blocks.end / P::K::BLOCKS * unit_bytes::<P>());
+            for unit in blocks.start / P::K::BLOCKS..blocks.end / P::K::BLOCKS {
+                let scales = from.add(unit * unit_bytes::<P>());
+                let head = P::K::head(s, scales, lane);
+                for b in 0..P::K::BLOCKS {
+                    let codes = scales.add(P::K::BYTES + b * code_bytes::<P::C>() + 4 * lane);
+                    let mut put = |x| {
+                        s.store(to.cast(), x);
+                        to = to.add(vectors * vector);
+                    };
+                    for quad in 0..8 {
+                        put(s.as_f32(P::C::quad(s, codes, lane, quad)));
+                    }
+                    for part in 0..P::K::PARTS {
+                        let [scale, min] = P::K::get(s, scales, lane, head, (b, part));
+                        put(scale);
+                        if P::K::MINS {
+                            put(min);
                         }
                     }
                 }
             }
         }
-        ahead
     }
+    ahead
 }
 
-/// Where results go: rows of x from `first` on, columns from `column` on, of which `valid` exist; whether they begin, or
-/// are added to what is there; and the bias, if this is the end.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    first: usize,
-    column: usize,
-    valid: usize,
-    begin: bool,
-    bias: Option<&'a [f32]>,
-}
-
-/// A chunk of a panel times a tile of x. Formats that are multiplied in the same way share it.
-struct Tile<'a, 'b, M, F> {
+/// A chunk of a panel times rows of x. Formats that are multiplied in the same way share it.
+struct Tiles<'a, 'b, M, F> {
     task: Product<'a, 'b>,
     panel: *const u8,
-    /// The blocks of the chunk of the tile.
-    x: &'a [u8],
-    height: usize,
-    place: Place<'a>,
+    /// At least `SPARE` elements.
+    spare: &'a mut [f32],
+    rows_of_x: Range<usize>,
+    /// The blocks of the chunk.
+    blocks: Range<usize>,
+    /// First weight row of the panel, and how many of them exist.
+    column: usize,
+    valid: usize,
+    /// Whether results begin, or are added to what is there.
+    begin: bool,
+    /// What is added at the end, if this is it, for each weight row that exists.
+    bias: Option<&'a [f32]>,
     /// What to fetch meanwhile, for each vector, and how many bytes per block.
-    ahead: Option<([*const u8; 2], usize)>,
+    ahead: ([*const u8; 2], usize),
     format: PhantomData<(M, F)>,
 }
 
-impl<M: Products, F: Form> Kernel8 for Tile<'_, '_, M, F> {
+impl<M: Products, F: Form> Kernel8 for Tiles<'_, '_, M, F> {
     #[inline(always)]
-    fn run<S: Int8>(self, s: S) {
-        // SAFETY: panel and x hold as many blocks, x those of a tile of this height.
-        unsafe {
-            match (S::VECTORS, self.height) {
-                (2, 1) => self.tile::<S, 2, 1>(s),
-                (2, 2) => self.tile::<S, 2, 2>(s),
-                (2, 4) => self.tile::<S, 2, 4>(s),
-                (2, _) => self.tile::<S, 2, TILE>(s),
-                (_, 1) => self.tile::<S, 1, 1>(s),
-                (_, 2) => self.tile::<S, 1, 2>(s),
-                (_, 4) => self.tile::<S, 1, 4>(s),
-                (_, _) => self.tile::<S, 1, TILE>(s),
+    fn run<S: Int8>(mut self, s: S) {
+        let x_bytes = row_bytes(self.task.cols);
+        for (tile, height) in tiles(self.rows_of_x.len()) {
+            let first = self.rows_of_x.start + tile;
+            let x = &self.task.x[first * x_bytes..(first + height) * x_bytes];
+            let x = &x[self.blocks.start * height * BLOCK_BYTES..self.blocks.end * height * BLOCK_BYTES];
+            let place = (x, first, tile == 0);
+            // SAFETY: x is that of a tile of this height, and the panel has as many vectors.
+            unsafe {
+                match (S::VECTORS, height) {
+                    (2, 1) => self.tile::<S, 2, 1>(s, place),
+                    (2, 2) => self.tile::<S, 2, 2>(s, place),
+                    (2, 4) => self.tile::<S, 2, 4>(s, place),
+                    (2, _) => self.tile::<S, 2, TILE>(s, place),
+                    (_, 1) => self.tile::<S, 1, 1>(s, place),
+                    (_, 2) => self.tile::<S, 1, 2>(s, place),
+                    (_, 4) => self.tile::<S, 1, 4>(s, place),
+                    (_, _) => self.tile::<S, 1, TILE>(s, place),
+                }
             }
         }
     }
 }
 
-impl<M: Products, F: Form> Tile<'_, '_, M, F> {
+impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
+    /// The blocks `x` of a tile whose first row is number `row`; of the first tile it is said, as the weights that come
+    /// next are fetched with it.
     /// # Safety
-    /// `panel` holds as many blocks as `x`, which is those of a tile of `R` rows.
+    /// `x` is that of a tile of `R` rows, and the panel has `V` vectors.
     #[inline(always)]
-    unsafe fn tile<S: Int8, const V: usize, const R: usize>(&self, s: S) {
-        let (place, mut panel) = (self.place, self.panel);
-        let mut sums = [[s.as_f32(s.zero()); R]; V];
-        if !place.begin {
-            self.each_row(R, V * S::LANES, |r, out| {
-                // SAFETY: `each_row` gives whole vectors.
-                (0..V).for_each(|v| sums[v][r] = unsafe { s.floats(out.as_ptr().add(v * S::LANES)) });
-            });
+    unsafe fn tile<S: Int8, const V: usize, const R: usize>(&mut self, s: S, (x, row, first): (&[u8], usize, bool)) {
+        let (width, stride) = (V * S::LANES, self.task.rows);
+        let at = row * stride + self.column;
+        let out = self.task.out.pointer(at..at + (R - 1) * stride + self.valid);
+        let ahead = first.then_some(self.ahead);
+        // SAFETY: these columns of the output belong to the task that has this panel; rows of the spare memory are as
+        // long as a panel is wide; the rest is the caller's contract.
+        unsafe {
+            if self.valid == width {
+                let bias = self.bias.map(|bias| bias.as_ptr());
+                return self.sums::<S, V, R>(s, x, (out, stride), bias, ahead);
+            }
+            let spare = self.spare.as_mut_ptr();
+            if let Some(bias) = self.bias {
+                ptr::copy_nonoverlapping(bias.as_ptr(), spare.add(R * width), self.valid);
+            }
+            for r in 0..R {
+                ptr::copy_nonoverlapping(out.add(r * stride), spare.add(r * width), self.valid);
+            }
+            let bias = self.bias.map(|_| spare.add(R * width).cast_const());
+            self.sums::<S, V, R>(s, x, (spare, width), bias, ahead);
+            for r in 0..R {
+                ptr::copy_nonoverlapping(spare.add(r * width), out.add(r * stride), self.valid);
+            }
         }
-        let vector = 4 * S::LANES;
-        for (i, x) in self.x.chunks_exact(R * BLOCK_BYTES).enumerate() {
-            if let Some((ahead, bytes)) = self.ahead {
-                for from in &ahead[..V] {
-                    let from = from.wrapping_add(i * bytes);
-                    (0..bytes).step_by(64).for_each(|line| s.prefetch(from.wrapping_add(line)));
+    }
+
+    /// Adds up the blocks `x` of a tile in rows of `out`, of which each begins `stride` after the other. Few
+    /// instructions surround the loop over blocks: while they pass, the units that multiply would run dry.
+    /// # Safety
+    /// As for `tile`; the rows of `out`, and `bias`, are as long as the panel is wide.
+    #[inline(always)]
+    unsafe fn sums<S: Int8, const V: usize, const R: usize>(
+        &self,
+        s: S,
+        x: &[u8],
+        (out, stride): (*mut f32, usize),
+        bias: Option<*const f32>,
+        ahead: Option<([*const u8; 2], usize)>,
+    ) {
+        let (mut panel, vector) = (self.panel, 4 * S::LANES);
+        let mut sums = [[s.as_f32(s.zero()); R]; V];
+        // SAFETY: the caller's contract.
+        unsafe {
+            if !self.begin {
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.floats(out.add(r * stride + v * S::LANES));
+                    }
                 }
             }
-            // SAFETY: the caller's contract.
-            unsafe {
+            let mut results = out.wrapping_add(R * stride);
+            for (i, x) in x.chunks_exact(R * BLOCK_BYTES).enumerate() {
+                if let Some((ahead, bytes)) = ahead {
+                    for from in &ahead[..V] {
+                        let from = from.wrapping_add(i * bytes);
+                        (0..bytes).step_by(64).for_each(|line| s.prefetch(from.wrapping_add(line)));
+                    }
+                }
+                // Results of the next tiles: their rows lie so far apart that the processor does not foresee them.
+                for v in 0..V {
+                    s.prefetch(results.wrapping_add(v * S::LANES).cast());
+                }
+                results = results.wrapping_add(stride);
                 let codes = |quad, v| s.load(panel.add((quad * V + v) * vector));
                 let scales = |part, v| {
                     let at = (8 + part * numbers::<F>()) * V + v;
                     let min = if F::MINS { at + V } else { at };
                     [s.floats(panel.add(at * vector).cast()), s.floats(panel.add(min * vector).cast())]
                 };
-                block::<S, M, F, V, R>(s, codes, scales, x.as_ptr(), &mut sums);
+                block::<S, M, F, V, R>(s, (codes, Some(panel)), scales, x.as_ptr(), &mut sums);
                 panel = panel.add(block_bytes::<S, F>());
             }
-        }
-        self.each_row(R, V * S::LANES, |r, out| {
-            // SAFETY: `each_row` gives whole vectors.
-            (0..V).for_each(|v| unsafe { s.store(out.as_mut_ptr().add(v * S::LANES), sums[v][r]) });
-            if let Some(bias) = place.bias {
-                out.iter_mut().zip(&bias[place.column..]).for_each(|(y, b)| *y += b);
+            if let Some(bias) = bias {
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    let bias = s.floats(bias.add(v * S::LANES));
+                    sums.iter_mut().for_each(|sum| *sum = s.add(*sum, bias));
+                }
             }
-        });
-    }
-
-    /// Calls `f` with the results of each row of a tile, lengthened to a panel's width if some do not exist.
-    #[inline(always)]
-    fn each_row(&self, rows: usize, width: usize, mut f: impl FnMut(usize, &mut [f32])) {
-        let place = self.place;
-        for r in 0..rows {
-            let at = (place.first + r) * self.task.rows + place.column;
-            // SAFETY: these columns of the output belong to the task that has this panel.
-            let out = unsafe { self.task.out.part(at..at + place.valid) };
-            if place.valid == width {
-                f(r, out);
-            } else {
-                let mut whole = [0.0; 32];
-                whole[..place.valid].copy_from_slice(out);
-                f(r, &mut whole);
-                out.copy_from_slice(&whole[..place.valid]);
+            for (v, sums) in sums.iter().enumerate() {
+                for (r, sum) in sums.iter().enumerate() {
+                    s.store(out.add(r * stride + v * S::LANES), *sum);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::activations::{BLOCK_BYTES, Numbers, place, row_bytes};
+use super::activations::{BLOCK_BYTES, Numbers, place, quad_place, row_bytes};
 use super::format::{Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
 use super::pack::{group_bytes, unit_bytes};
 use super::scales::{Form, Scales};
@@ -110,6 +110,7 @@ unsafe fn dot<S: Int8, P: Packing, const V: usize>(
                 (0..bytes).step_by(64).for_each(|line| s.prefetch(ahead.wrapping_add(line)));
                 let quad = |quad, v: usize| P::C::quad(s, codes.add(4 * v * S::LANES), v * S::LANES, quad);
                 let scale = |part, v: usize| P::K::get(s, weights, v * S::LANES, heads[v], (b, part));
+                let quad = (quad, None);
                 block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, V, 1>(s, quad, scale, x, &mut sums);
                 codes = codes.add(code_bytes::<P::C>());
                 x = x.add(BLOCK_BYTES);
@@ -120,14 +121,64 @@ unsafe fn dot<S: Int8, P: Packing, const V: usize>(
     }
 }
 
-/// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x. `codes` gives those of
-/// a quad and a vector, `scales` scale and minimum of a part and a vector.
+/// Adds the products of a part of a block, with codes that `codes` gives for a quad and a vector, and that lie in
+/// `weights`, if there is such memory, quad by quad and in each the vectors.
 /// # Safety
-/// `x` is readable for a block of a tile of `R` rows.
+/// `x` is readable for a block of a tile of `R` rows, `weights` for one of `V` vectors.
+#[inline(always)]
+unsafe fn add_products<S: Int8, M: Products, F: Form, const V: usize, const R: usize>(
+    s: S,
+    part: usize,
+    (codes, weights): (impl Fn(usize, usize) -> S::I, Option<*const u8>),
+    x: *const u8,
+    products: &mut [[S::I; R]; V],
+) {
+    let quads = 8 / F::PARTS;
+    if let Some(weights) = weights {
+        let mut done = true;
+        for quad in (part * quads..(part + 1) * quads).step_by(4) {
+            // SAFETY: the caller's contract.
+            done &= unsafe { s.four_quads(products, weights.add(quad * V * 4 * S::LANES), x.add(quad_place(quad, 0))) };
+        }
+        if done {
+            return;
+        }
+    }
+    for first in (part * quads..(part + 1) * quads).step_by(M::TOGETHER) {
+        // Loops, not `map` of arrays, which may become a call.
+        let mut begun = *products;
+        if !M::WIDE {
+            begun.as_flattened_mut().iter_mut().for_each(|sum| *sum = s.begin(*sum));
+        }
+        for quad in first..first + M::TOGETHER {
+            let mut w = [s.zero(); V];
+            w.iter_mut().enumerate().for_each(|(v, w)| *w = codes(quad, v));
+            for r in 0..R {
+                // SAFETY: the caller's contract.
+                let x = unsafe { s.splat(x.add(quad_place(quad, r))) };
+                for v in 0..V {
+                    let begun = &mut begun[v][r];
+                    *begun = if M::WIDE { s.dot_wide(*begun, w[v], x) } else { s.dot(*begun, w[v], x) };
+                }
+            }
+        }
+        for v in 0..V {
+            for r in 0..R {
+                let begun = begun[v][r];
+                products[v][r] = if M::WIDE { begun } else { s.end(products[v][r], begun) };
+            }
+        }
+    }
+}
+
+/// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x. `codes` gives those of
+/// a quad and a vector, and where they lie, if they are unpacked; `scales` scale and minimum of a part and a vector.
+/// # Safety
+/// As for `add_products`.
 #[inline(always)]
 pub(super) unsafe fn block<S: Int8, M: Products, F: Form, const V: usize, const R: usize>(
     s: S,
-    codes: impl Fn(usize, usize) -> S::I,
+    (codes, weights): (impl Fn(usize, usize) -> S::I, Option<*const u8>),
     scales: impl Fn(usize, usize) -> [S::F; 2],
     x: *const u8,
     sums: &mut [[S::F; R]; V],
@@ -149,32 +200,8 @@ pub(super) unsafe fn block<S: Int8, M: Products, F: Form, const V: usize, const 
                 products.iter_mut().for_each(|product| product[r] = start);
             }
         }
-        let quads = 8 / F::PARTS;
-        for first in (part * quads..(part + 1) * quads).step_by(M::TOGETHER) {
-            // Loops, not `map` of arrays, which may become a call.
-            let mut begun = products;
-            if !M::WIDE {
-                begun.as_flattened_mut().iter_mut().for_each(|sum| *sum = s.begin(*sum));
-            }
-            for quad in first..first + M::TOGETHER {
-                let mut w = [s.zero(); V];
-                w.iter_mut().enumerate().for_each(|(v, w)| *w = codes(quad, v));
-                for r in 0..R {
-                    // SAFETY: the caller's contract.
-                    let x = unsafe { s.splat(x.add(4 * (quad * R + r))) };
-                    for v in 0..V {
-                        let begun = &mut begun[v][r];
-                        *begun = if M::WIDE { s.dot_wide(*begun, w[v], x) } else { s.dot(*begun, w[v], x) };
-                    }
-                }
-            }
-            for v in 0..V {
-                for r in 0..R {
-                    let begun = begun[v][r];
-                    products[v][r] = if M::WIDE { begun } else { s.end(products[v][r], begun) };
-                }
-            }
-        }
+        // SAFETY: the caller's contract.
+        unsafe { add_products::<S, M, F, V, R>(s, part, (&codes, weights), x, &mut products) };
         for v in 0..V {
             let [scale, min] = scales(part, v);
             for r in 0..R {

@@ -3,6 +3,7 @@
 //! As with [`Simd`](crate::simd::Simd), a value of an implementing type is the proof that the processor has the
 //! instructions, so only pointers remain unsafe.
 
+use super::format::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Vnni256, Vnni512};
 #[cfg(target_arch = "x86_64")]
@@ -66,11 +67,31 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn dot(self, begun: Self::I, codes: Self::I, x: Self::I) -> Self::I;
     /// `sum` and what `dot` has added since `begin(sum)`.
     fn end(self, sum: Self::I, begun: Self::I) -> Self::I;
+    /// Adds the products of four quads of `R` rows of x to sums that need no `begin`, if there are instructions for all of
+    /// that at once, and says whether there are. A quad lies in `weights` vector after vector.
+    /// # Safety
+    /// `weights` is readable for four quads of `V` vectors, `x` for as many as a tile holds them.
+    #[inline(always)]
+    unsafe fn four_quads<const V: usize, const R: usize>(
+        self,
+        _sums: &mut [[Self::I; R]; V],
+        _weights: *const u8,
+        _x: *const u8,
+    ) -> bool {
+        false
+    }
     /// Adds the same products for any codes, which are lowered by 128 if `SIGNED`, to a sum.
     fn dot_wide(self, sum: Self::I, codes: Self::I, x: Self::I) -> Self::I;
 
+    /// The largest magnitude, as the bits of an f32, of which infinity and then NaN are the last.
+    fn largest(self, x: &[f32; BLOCK]) -> u32;
+    /// Numbers times `inverse`, at most 127 and a rounding error, as signed bytes. Gives the sums of the first and of the
+    /// last 16.
+    fn round(self, x: &[f32; BLOCK], inverse: f32, codes: &mut [u8; BLOCK]) -> [i32; 2];
+
     fn to_f32(self, a: Self::I) -> Self::F;
     fn as_f32(self, a: Self::I) -> Self::F;
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;

@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::format::BLOCK;
 use super::simd::{Int8, Kernel8, sign_bits, sign_places};
+use super::tile::four_quads;
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 
 /// AVX-512 with VNNI.
@@ -46,6 +48,23 @@ fn run256<K: Kernel8>(token: Avx2, kernel: K) {
 #[inline(never)]
 fn run_vnni256<K: Kernel8>(token: Vnni256, kernel: K) {
     kernel.run(token);
+}
+
+/// Stores signed bytes, none -128. Gives the sums of the first and of the last 16.
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn rounded(bytes: __m256i, to: &mut [u8; BLOCK]) -> [i32; 2] {
+    // SAFETY: the caller's contract; the array has as many bytes.
+    unsafe {
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        let sums = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b01_00_11_10>(quads));
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+        let first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
+        [first, _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(sums))]
+    }
 }
 
 macro_rules! forward {
@@ -110,6 +129,21 @@ impl Int8 for Vnni512 {
     }
 
     #[inline(always)]
+    unsafe fn four_quads<const V: usize, const R: usize>(
+        self,
+        sums: &mut [[__m512i; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool {
+        if V == 2 && R == 6 {
+            // SAFETY: the token proves the instruction set, the pointers are the caller's contract, and the types are the
+            // same.
+            unsafe { four_quads(&mut *std::ptr::from_mut(sums).cast(), weights, x) };
+        }
+        V == 2 && R == 6
+    }
+
+    #[inline(always)]
     unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m512i) -> __m512i {
         // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
         unsafe { _mm512_i32gather_epi32::<SCALE>(index, table.cast()) }
@@ -133,8 +167,20 @@ impl Int8 for Vnni512 {
         };
         fn dot(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
         fn dot_wide(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
+        fn largest(x: &[f32; BLOCK]) -> u32 = {
+            let (a, b) = (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_loadu_si512(x[16..].as_ptr().cast()));
+            let mask = _mm512_set1_epi32(i32::MAX);
+            _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask)))
+        };
+        fn round(x: &[f32; BLOCK], inverse: f32, to: &mut [u8; BLOCK]) -> [i32; 2] = {
+            let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[16..].as_ptr()));
+            let inverse = _mm512_set1_ps(inverse);
+            let (a, b) = (_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
+            rounded(_mm256_set_m128i(_mm512_cvtepi32_epi8(b), _mm512_cvtepi32_epi8(a)), to)
+        };
         fn to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn as_f32(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         #[pointer] fn f16s(p: *const u8) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()));
@@ -208,8 +254,28 @@ impl Int8 for Avx2 {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
+        fn largest(x: &[f32; BLOCK]) -> u32 = {
+            let mut most = _mm256_setzero_si256();
+            for x in x.as_chunks::<8>().0 {
+                let magnitudes = _mm256_and_si256(_mm256_loadu_si256(x.as_ptr().cast()), _mm256_set1_epi32(i32::MAX));
+                most = _mm256_max_epu32(most, magnitudes);
+            }
+            let most = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most));
+            let most = _mm_max_epu32(most, _mm_shuffle_epi32::<0b01_00_11_10>(most));
+            _mm_cvtsi128_si32(_mm_max_epu32(most, _mm_shuffle_epi32::<0b10_11_00_01>(most))) as u32
+        };
+        fn round(x: &[f32; BLOCK], inverse: f32, to: &mut [u8; BLOCK]) -> [i32; 2] = {
+            let mut codes = [_mm256_setzero_si256(); 4];
+            for (codes, x) in codes.iter_mut().zip(x.as_chunks::<8>().0) {
+                *codes = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr()), _mm256_set1_ps(inverse)));
+            }
+            let [a, b, c, d] = codes;
+            let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            rounded(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)), to)
+        };
         fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn as_f32(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         #[pointer] fn f16s(p: *const u8) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
@@ -275,8 +341,11 @@ impl Int8 for Vnni256 {
         fn shl(a: __m256i, bits: i32) -> __m256i;
         fn shr(a: __m256i, bits: i32) -> __m256i;
         fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i;
+        fn largest(x: &[f32; BLOCK]) -> u32;
+        fn round(x: &[f32; BLOCK], inverse: f32, to: &mut [u8; BLOCK]) -> [i32; 2];
         fn to_f32(a: __m256i) -> __m256;
         fn as_f32(a: __m256i) -> __m256;
+        fn add(a: __m256, b: __m256) -> __m256;
         fn mul(a: __m256, b: __m256) -> __m256;
         fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256;
         #[pointer] fn f16s(p: *const u8) -> __m256;
