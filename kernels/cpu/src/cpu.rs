@@ -6,6 +6,7 @@ use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShap
 use crate::gemv::Gemv;
 use crate::int8;
 use crate::isa::Isa;
+use crate::linear::Linear;
 use crate::matrix::{Layout, Matrix, can_decode};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
@@ -102,7 +103,10 @@ impl Cpu {
             Layout::Columns if n <= columns::FEW_ROWS => self.columns(weight, x, bias, out),
             Layout::AsStored | Layout::Columns => self.gemm(weight, x, bias, out),
             Layout::Interleaved if n == 0 => Ok(()),
-            Layout::Interleaved => self.packed_product(weight, (x, key), bias, out),
+            Layout::Interleaved => {
+                let linear = Linear { weight: *weight, bias, add: None, out };
+                self.linears((x, key), [Some(linear), None, None, None])
+            }
         }
     }
 

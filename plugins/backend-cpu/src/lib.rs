@@ -2,6 +2,7 @@
 //! `rocmforge-kernels-cpu`.
 
 mod executable;
+mod fusion;
 mod memory;
 mod operations;
 mod options;

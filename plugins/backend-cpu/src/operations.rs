@@ -1,10 +1,13 @@
 //! Each operation of a program, as a call of its kernel.
 
-use rocmforge_kernels_cpu::{self as kernels, Binary, Cpu, Gate, KernelError, Norm, Sequences};
+use rocmforge_kernels_cpu::{self as kernels, Binary, Cpu, Gate, KernelError, Linear, Norm, Sequences, TOGETHER};
 use rocmforge_sdk::program::{Activation, Attention, GateKind, Rope, RopeStyle, Router, ValueId, WeightId};
 use rocmforge_sdk::{Error, Result};
 
 use crate::executable::Memory;
+use crate::fusion::Layer;
+use crate::plan::Plan;
+use crate::regions::Place;
 use crate::run::Context;
 
 /// The kernels' name of a pointwise function.
@@ -58,18 +61,26 @@ impl Memory {
         gather(x, self.indices.get(rows), place.width, out)
     }
 
-    pub(crate) fn linear(
-        &mut self,
-        c: &Context<'_>,
-        x: ValueId,
-        weight: WeightId,
-        bias: Option<WeightId>,
-    ) -> Result<()> {
+    pub(crate) fn linears(&mut self, plan: &Plan, x: ValueId, layers: &[Option<Layer>; TOGETHER]) -> Result<()> {
         // A value does not change within a step.
         let key = Some(self.steps << 32 | u64::from(x.0));
-        let (out, [x]) = self.values.split(c.out()?, [c.plan.place(x)?])?;
-        let (weight, bias) = (self.weights.matrix(weight)?, self.weights.optional(bias)?);
-        self.cpu.matmul_of(&weight, (x, key), bias, out).map_err(failed)
+        let (mut outs, mut adds, mut linears) =
+            ([Place::NONE; TOGETHER], [Place::NONE; TOGETHER], [const { None }; TOGETHER]);
+        for (i, layer) in layers.iter().enumerate() {
+            if let Some(layer) = layer {
+                outs[i] = plan.place(layer.out)?;
+                adds[i] = layer.add.map_or(Ok(Place::NONE), |add| plan.place(add))?;
+            }
+        }
+        let [a, b, c, d] = adds;
+        let (outs, [x, adds @ ..]) = self.values.split_many(outs, [plan.place(x)?, a, b, c, d])?;
+        for ((linear, layer), (out, add)) in linears.iter_mut().zip(layers).zip(outs.into_iter().zip(adds)) {
+            if let Some(layer) = layer {
+                let (weight, bias) = (self.weights.matrix(layer.weight)?, self.weights.optional(layer.bias)?);
+                *linear = Some(Linear { weight, bias, add: layer.add.map(|_| add), out });
+            }
+        }
+        self.cpu.linears((x, key), linears).map_err(failed)
     }
 
     pub(crate) fn norm(

@@ -4,6 +4,7 @@ use rocmforge_kernels_cpu::{Cpu, ExpertScratch, Needs};
 use rocmforge_sdk::program::{Element, Op, Program, Types, ValueId, infer_types};
 use rocmforge_sdk::{CompileOptions, Error, Result};
 
+use crate::fusion::{Item, firsts, schedule};
 use crate::regions::{Intervals, Place, lead_index};
 
 /// Sizes of the scratch memory for experts.
@@ -20,6 +21,10 @@ pub(crate) struct ExpertSizes {
 pub(crate) struct Plan {
     pub(crate) program: Program,
     pub(crate) types: Types,
+    /// What runs, in order.
+    pub(crate) items: Vec<Item>,
+    /// The first value of each node.
+    pub(crate) firsts: Vec<ValueId>,
     places: Vec<Place>,
     /// Elements per row of the f32 regions, by leading dimension.
     pub(crate) f32_widths: [usize; 3],
@@ -35,11 +40,15 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(program: Program, options: CompileOptions, threads: usize) -> Result<Plan> {
         let types = infer_types(&program)?;
-        let (places, f32_widths, index_widths) = place_values(&program, &types)?;
+        let firsts = firsts(&program);
+        let items = schedule(&program, &types, &firsts);
+        let (places, f32_widths, index_widths) = place_values(&program, &types, &items, &firsts)?;
         let rows = [options.max_tokens, options.max_sequences, options.max_sequences.min(options.max_tokens)];
         let mut plan = Plan {
             program,
             types,
+            items,
+            firsts,
             places,
             f32_widths,
             index_widths,
@@ -65,6 +74,14 @@ impl Plan {
     pub(crate) fn place(&self, value: ValueId) -> Result<Place> {
         let place = self.places.get(value.index()).copied();
         place.ok_or_else(|| Error::internal(format!("value {value} has no place")))
+    }
+
+    /// The number of the leading dimension of what an item makes.
+    pub(crate) fn lead(&self, item: &Item) -> Result<usize> {
+        match item {
+            Item::Node(node) => Ok(self.place(self.firsts[*node])?.lead),
+            Item::Linears(x, _) => Ok(self.place(*x)?.lead),
+        }
     }
 
     /// Constant dimensions of a value.
@@ -127,29 +144,28 @@ impl Plan {
 
 type Placed = (Vec<Place>, [usize; 3], [usize; 3]);
 
-/// Gives every value a place that no other value uses while it is needed.
-fn place_values(program: &Program, types: &Types) -> Result<Placed> {
+/// Gives every value that is made a place that no other value uses while it is needed.
+fn place_values(program: &Program, types: &Types, items: &[Item], firsts: &[ValueId]) -> Result<Placed> {
     let roots = roots(program, types.len());
-    let last_use = last_uses(program, &roots);
-    let mut places: Vec<Place> = Vec::with_capacity(types.len());
+    let last_use = last_uses(program, &roots, items, firsts);
+    let mut places = vec![Place::NONE; types.len()];
     let mut intervals: [[Intervals; 3]; 2] = Default::default();
-    let mut ends: Vec<Vec<usize>> = vec![vec![]; program.nodes.len()];
+    let mut ends: Vec<Vec<usize>> = vec![vec![]; items.len()];
     for (root, &last) in last_use.iter().enumerate() {
-        if roots[root] == root && last < ends.len() {
+        if let Some(last) = last.filter(|&last| roots[root] == root && last < items.len()) {
             ends[last].push(root);
         }
     }
-    for (i, node) in program.nodes.iter().enumerate() {
-        for _ in 0..node.op.output_count() {
-            let value = places.len();
-            let ty = types.get(ValueId(value as u32)).ok_or_else(|| Error::internal("a value without a type"))?;
+    for (i, item) in items.iter().enumerate() {
+        for value in item.outputs(program, firsts) {
+            let ty = types.get(value).ok_or_else(|| Error::internal("a value without a type"))?;
             let width = ty.shape.row_elements().ok_or_else(|| Error::invalid("a value too large to count"))?;
-            let lead = lead_index(ty.shape.lead);
+            let (lead, value) = (lead_index(ty.shape.lead), value.index());
             let offset = match roots[value] == value {
                 true => intervals[usize::from(ty.element == Element::Index)][lead].take(width),
                 false => places[roots[value]].offset,
             };
-            places.push(Place { lead, offset, width });
+            places[value] = Place { lead, offset, width };
         }
         for &root in &ends[i] {
             let place = places[root];
@@ -176,21 +192,16 @@ fn roots(program: &Program, values: usize) -> Vec<usize> {
     roots
 }
 
-/// The node after which each root is no longer needed; `usize::MAX` for outputs.
-fn last_uses(program: &Program, roots: &[usize]) -> Vec<usize> {
-    let mut last = vec![0; roots.len()];
-    let mut value = 0;
-    for (i, node) in program.nodes.iter().enumerate() {
-        for input in node.op.inputs() {
-            last[roots[input.index()]] = i;
-        }
-        for _ in 0..node.op.output_count() {
-            last[roots[value]] = i;
-            value += 1;
+/// The item after which each root is no longer needed: `usize::MAX` for outputs, none for values that are not made.
+fn last_uses(program: &Program, roots: &[usize], items: &[Item], firsts: &[ValueId]) -> Vec<Option<usize>> {
+    let mut last = vec![None; roots.len()];
+    for (i, item) in items.iter().enumerate() {
+        for value in item.inputs(program).into_iter().chain(item.outputs(program, firsts)) {
+            last[roots[value.index()]] = Some(i);
         }
     }
     for output in &program.outputs {
-        last[roots[output.value.index()]] = usize::MAX;
+        last[roots[output.value.index()]] = Some(usize::MAX);
     }
     last
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rocmforge_sdk::KernelTime;
-use rocmforge_sdk::program::{Op, Program};
+use rocmforge_sdk::program::Program;
+
+use crate::fusion::Item;
 
 /// Times by operation, while they are measured.
 #[derive(Debug, Default)]
@@ -41,10 +43,17 @@ impl Profile {
 }
 
 /// Operation, and the types of its matrices.
-pub(crate) fn label(program: &Program, op: &Op) -> String {
-    let matrices = op.weights().into_iter().filter_map(|id| program.weights.get(id.index()));
-    let types = matrices.filter(|decl| decl.dims.len() > 1).map(|decl| format!(" {}", decl.dtype.name()));
-    types.fold(op.name().to_owned(), |name, dtype| name + &dtype)
+pub(crate) fn label(program: &Program, item: &Item) -> String {
+    let nodes = match item {
+        Item::Node(node) => vec![*node],
+        Item::Linears(_, layers) => layers.iter().flatten().map(|layer| layer.node).collect(),
+    };
+    let ops = nodes.iter().map(|&node| &program.nodes[node].op);
+    let name = ops.clone().next().map_or("", |op| op.name());
+    let matrices = ops.flat_map(|op| op.weights()).filter_map(|id| program.weights.get(id.index()));
+    let mut types: Vec<_> = matrices.filter(|decl| decl.dims.len() > 1).map(|decl| decl.dtype.name()).collect();
+    types.dedup();
+    types.iter().fold(name.to_owned(), |name, dtype| name + " " + dtype)
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ pub(crate) struct Place {
     pub(crate) width: usize,
 }
 
+impl Place {
+    /// No elements.
+    pub(crate) const NONE: Place = Place { lead: 0, offset: 0, width: 0 };
+}
+
 /// The number of a leading dimension.
 pub(crate) fn lead_index(lead: Lead) -> usize {
     match lead {
@@ -35,8 +40,13 @@ pub(crate) struct Regions<E> {
     rows: [usize; 3],
 }
 
+/// Outputs and the inputs beside them.
+pub(crate) type SplitMany<'a, E, const M: usize, const N: usize> = ([&'a mut [E]; M], [&'a [E]; N]);
 /// An output and the inputs beside it.
 pub(crate) type Split<'a, E, const N: usize> = (&'a mut [E], [&'a [E]; N]);
+
+/// The most outputs at a time.
+const OUTPUTS: usize = 4;
 
 impl<E: Copy + Default> Regions<E> {
     /// For rows of so many elements; takes no memory yet.
@@ -86,27 +96,54 @@ impl<E: Copy + Default> Regions<E> {
 
     /// A value to be written and others to be read.
     pub(crate) fn split<const N: usize>(&mut self, out: Place, ins: [Place; N]) -> Result<Split<'_, E, N>> {
-        let hole = self.range(out);
-        let ranges = ins.map(|p| (p.lead, self.range(p)));
+        let ([out], ins) = self.split_many([out], ins)?;
+        Ok((out, ins))
+    }
+
+    /// Values to be written, all with the leading dimension of the first, and others to be read.
+    pub(crate) fn split_many<const M: usize, const N: usize>(
+        &mut self,
+        outs: [Place; M],
+        ins: [Place; N],
+    ) -> Result<SplitMany<'_, E, M, N>> {
+        const { assert!(M > 0 && M <= OUTPUTS) }
+        let lead = outs[0].lead;
+        let overlap = || Error::internal("the plan lets a result overwrite another one or an operand");
+        let (holes, ranges) = (outs.map(|p| self.range(p)), ins.map(|p| (p.lead, self.range(p))));
+        let mut order: [usize; M] = std::array::from_fn(|i| i);
+        order.sort_unstable_by_key(|&i| (holes[i].start, holes[i].end));
         let [t, s, l] = &mut self.data;
-        let (own, others): (&mut [E], [&[E]; 3]) = match out.lead {
+        let (mut rest, others): (&mut [E], [&[E]; 3]) = match lead {
             0 => (t, [&[], s, l]),
             1 => (s, [t, &[], l]),
             _ => (l, [t, s, &[]]),
         };
-        let (before, rest) = own.split_at_mut(hole.start);
-        let (written, after) = rest.split_at_mut(hole.len());
-        let (before, after) = (&*before, &*after);
+        let mut written: [&mut [E]; M] = std::array::from_fn(|_| Default::default());
+        // What lies before, between and after the holes, and where each begins.
+        let mut gaps: [(usize, &[E]); OUTPUTS + 1] = [(0, &[]); OUTPUTS + 1];
+        let mut at = 0;
+        for (gap, i) in gaps.iter_mut().zip(order) {
+            let hole = &holes[i];
+            let before = hole.start.checked_sub(at).ok_or_else(overlap)?;
+            let (kept, more) = rest.split_at_mut(before);
+            let (taken, more) = more.split_at_mut(hole.len());
+            (*gap, written[i], rest) = ((at, &*kept), taken, more);
+            at = hole.end;
+        }
+        gaps[M] = (at, &*rest);
         let mut read: [&[E]; N] = [&[]; N];
-        for (slot, (lead, range)) in read.iter_mut().zip(ranges) {
-            *slot = if lead != out.lead {
-                &others[lead][range]
-            } else if range.end <= hole.start {
-                &before[range]
-            } else if range.start >= hole.end {
-                &after[range.start - hole.end..range.end - hole.end]
-            } else {
-                return Err(Error::internal("the plan lets a result overwrite its operand"));
+        for (slot, (place, range)) in read.iter_mut().zip(ranges) {
+            let within = |&(start, gap): &(usize, &'_ [E])| -> Option<Range<usize>> {
+                (start <= range.start && range.end <= start + gap.len()).then(|| range.start - start..range.end - start)
+            };
+            *slot = match place == lead {
+                _ if range.is_empty() => &[],
+                false => &others[place][range],
+                true => {
+                    let found = gaps.iter().find_map(|gap| Some((gap.1, within(gap)?)));
+                    let (gap, range) = found.ok_or_else(overlap)?;
+                    &gap[range]
+                }
             };
         }
         Ok((written, read))
@@ -176,5 +213,11 @@ mod tests {
         for bad in [place(0, 2, 2), place(0, 1, 2), place(0, 3, 1)] {
             assert!(regions.split(place(0, 2, 2), [bad]).is_err());
         }
+        let ([last, first, none], [between, before]) = regions
+            .split_many([place(0, 4, 2), place(0, 1, 1), Place::NONE], [place(0, 2, 2), place(0, 0, 1)])
+            .unwrap();
+        assert_eq!((last, first.len(), none.len(), between.len()), (&mut [2.0; 6][..], 3, 0, 6));
+        assert_eq!(before, [1.0; 3]);
+        assert!(regions.split_many([place(0, 2, 2), place(0, 3, 2)], []).is_err());
     }
 }

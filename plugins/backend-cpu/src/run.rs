@@ -4,6 +4,7 @@ use rocmforge_sdk::program::{Element, InputSource, Op, Step, ValueId};
 use rocmforge_sdk::{Error, Result};
 
 use crate::executable::Memory;
+use crate::fusion::Item;
 use crate::plan::Plan;
 use crate::profile;
 use crate::regions::Place;
@@ -50,15 +51,18 @@ impl Memory {
         self.indices.set_rows(rows)?;
         self.ropes.new_step();
         self.steps += 1;
-        let mut first = ValueId(0);
-        for (node, n) in plan.program.nodes.iter().enumerate() {
-            let context = Context { plan, step, first };
-            if rows[context.out()?.lead] > 0 {
-                let start = self.profile.start();
-                self.node(&context, &n.op).map_err(|e| located(plan, node, e))?;
-                self.profile.end(start, || profile::label(&plan.program, &n.op));
+        for item in &plan.items {
+            let first = plan.firsts[item.node()];
+            if rows[plan.lead(item)?] == 0 {
+                continue;
             }
-            first = ValueId(first.0 + n.op.output_count() as u32);
+            let start = self.profile.start();
+            match item {
+                Item::Node(node) => self.node(&Context { plan, step, first }, &plan.program.nodes[*node].op),
+                Item::Linears(x, layers) => self.linears(plan, *x, layers),
+            }
+            .map_err(|e| located(plan, item.node(), e))?;
+            self.profile.end(start, || profile::label(&plan.program, item));
         }
         Ok(())
     }
@@ -68,7 +72,7 @@ impl Memory {
             Op::Input { source } => self.input(c, source),
             Op::Embed { ids, table, scale } => self.embed(c, *ids, *table, *scale),
             Op::GatherRows { x, rows } => self.gather_rows(c, *x, *rows),
-            Op::Linear { x, weight, bias } => self.linear(c, *x, *weight, *bias),
+            Op::Linear { .. } => Err(Error::internal("a linear layer outside of its loop")),
             Op::RmsNorm { x, weight, eps } => self.norm(c, *x, (*weight, None), *eps, false),
             Op::LayerNorm { x, weight, bias, eps } => self.norm(c, *x, (*weight, *bias), *eps, true),
             Op::Add { a, b } => self.binary(c, rocmforge_kernels_cpu::Binary::Add, *a, *b),

@@ -14,10 +14,13 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 use rocmforge_quant::DType;
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::linear::{Linear, TOGETHER, add_columns};
 use crate::matrix::Matrix;
 use crate::shared::SharedMut;
 use crate::workspace::{Held, floats};
@@ -128,57 +131,107 @@ impl Kernel8 for Quantize<'_, '_> {
     }
 }
 
+/// How activations are rounded for weights of these types together: the code of zero that sums are multiplied with, and
+/// whether there are such sums. `None`: in different ways.
+pub(crate) fn rounding(mut dtypes: impl Iterator<Item = DType>) -> Option<(i32, bool)> {
+    let first = for_packing(dtypes.next()?, ZeroCode);
+    dtypes.map(|dtype| for_packing(dtype, ZeroCode)).try_fold(first, |all, one| match (all, one) {
+        ((_, false), _) => Some(one),
+        (_, (_, false)) => Some(all),
+        _ => (all == one).then_some(all),
+    })
+}
+
+/// A product, and which items of a loop it is.
+struct Part<'a, 'b> {
+    product: Product<'a, 'b>,
+    add: Option<&'a [f32]>,
+    items: Range<usize>,
+}
+
+impl Part<'_, '_> {
+    /// What it has of a range of items, counted from its own first one.
+    fn of(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let (start, end) = (range.start.max(self.items.start), range.end.min(self.items.end));
+        (start < end).then(|| start - self.items.start..end - self.items.start)
+    }
+
+    /// Items of `rows` weight rows are done.
+    fn end(&self, items: Range<usize>, rows: usize) {
+        let stride = self.product.rows;
+        let columns = (items.start * rows).min(stride)..(items.end * rows).min(stride);
+        if let Some(add) = self.add {
+            add_columns(add, stride, columns, self.product.out);
+        }
+    }
+}
+
 impl Cpu {
-    /// The product with interleaved weights; lengths have been checked.
-    pub(crate) fn packed_product(
+    /// Products of the same rows with interleaved weights whose types have the same `rounding`; lengths have been checked.
+    pub(crate) fn packed_products(
         &mut self,
-        weight: &Matrix<'_>,
         (x, key): (&[f32], Option<u64>),
-        bias: Option<&[f32]>,
-        out: &mut [f32],
+        cols: usize,
+        rounding: (i32, bool),
+        linears: &mut [Option<Linear<'_>>; TOGETHER],
     ) -> Result<(), KernelError> {
-        let (dtype, rows, cols) = (weight.dtype, weight.rows, weight.cols);
         let Some(token) = self.isa.int8() else {
-            return Err(KernelError::Weights {
-                dtype,
-                reason: "interleaved rows, but no products of 8 bits".to_owned(),
-            });
+            let dtype = linears.iter().flatten().next().map_or(DType::Q8_0, |linear| linear.weight.dtype);
+            let reason = "interleaved rows, but no products of 8 bits".to_owned();
+            return Err(KernelError::Weights { dtype, reason });
         };
         let n = x.len() / cols;
-        let groups = rows.div_ceil(ROWS);
-        exact("bytes of interleaved weights", weight.bytes.len(), groups * weight.row_bytes * ROWS)?;
-        self.quantize(token, dtype, (x, key), cols)?;
+        for Linear { weight, .. } in linears.iter().flatten() {
+            let expected = weight.rows.div_ceil(ROWS) * weight.row_bytes * ROWS;
+            exact("bytes of interleaved weights", weight.bytes.len(), expected)?;
+        }
+        self.quantize(token, rounding, (x, key), cols)?;
         let held = self.workspace.holds();
         let (scratch, per_thread) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         // SAFETY: f32 are bytes, of which all values are valid in both.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>(), 4 * scratch.len()) };
-        let (x, out, weights) = (&*scratch, SharedMut::new(out), weight.bytes);
-        let product = Product { dtype, rows, cols, weights, x, n, bias, out: &out };
+        let x = &*scratch;
+        let outs = linears.each_mut().map(|l| l.as_mut().map(|l| (SharedMut::new(l.out), l.weight, l.bias, l.add)));
+        let (item, mut items, mut bytes) = (if n == 1 { ROWS } else { token.panel_rows() }, 0, 0);
+        let parts = outs.each_ref().map(|one| {
+            let (out, Matrix { dtype, rows, bytes: weights, .. }, bias, add) = one.as_ref()?;
+            let first = items;
+            (items, bytes) = (items + rows.div_ceil(item), bytes + weights.len());
+            let product = Product { dtype: *dtype, rows: *rows, cols, weights, x, n, bias: *bias, out };
+            Some(Part { product, add: *add, items: first..items })
+        });
+        let parts = || parts.iter().flatten();
         if n == 1 {
-            let grain = (TASK_BYTES / (weight.row_bytes * ROWS)).max(1);
-            self.pool.parallel_for(groups, grain, |_, range| product.one_row(token, range))?;
+            let grain = (TASK_BYTES * items / bytes.max(1)).max(1);
+            self.pool.parallel_for(items, grain, |_, range| {
+                for (part, range) in parts().filter_map(|part| Some((part, part.of(&range)?))) {
+                    part.product.one_row(token, range.clone());
+                    part.end(range, item);
+                }
+            })?;
         } else {
-            let panel_rows = token.panel_rows();
-            let panels = rows.div_ceil(panel_rows);
-            let grain = (panels / (8 * self.pool.threads())).clamp(1, TASK_ROWS / panel_rows);
-            self.pool.parallel_for(panels, grain, |thread, range| {
+            let grain = (items / (8 * self.pool.threads())).clamp(1, TASK_ROWS / item);
+            self.pool.parallel_for(items, grain, |thread, range| {
                 let mut scratch = per_thread.lock(thread);
-                product.panels(token, range, floats(&mut scratch));
+                for (part, range) in parts().filter_map(|part| Some((part, part.of(&range)?))) {
+                    part.product.panels(token, range.clone(), floats(&mut scratch));
+                    part.end(range, item);
+                }
             })?;
         }
         self.workspace.hold(held);
         Ok(())
     }
 
-    /// Rounds rows of `cols` for weights of a type, unless the scratch memory holds them from the product before.
+    /// Rounds rows of `cols`, unless the scratch memory holds them from the product before.
     fn quantize(
         &mut self,
         token: Token8,
-        dtype: DType,
+        (zero, sums): (i32, bool),
         (x, key): (&[f32], Option<u64>),
         cols: usize,
     ) -> Result<(), KernelError> {
-        let (n, (zero, sums)) = (x.len() / cols, for_packing(dtype, ZeroCode));
+        let n = x.len() / cols;
         let wanted = key.map(|key| Held { key, rows: n, cols, zero });
         let same = |held: Held| Some(Held { zero: if sums { held.zero } else { zero }, ..held }) == wanted;
         if self.workspace.holds().is_some_and(same) {
