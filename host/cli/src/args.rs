@@ -57,6 +57,9 @@ pub enum Command {
     /// Load plugins and report each on standard output; used by the host itself
     #[command(hide = true)]
     ProbePlugins { files: Vec<PathBuf> },
+    /// Render the chat template of a model; used by the host itself
+    #[command(hide = true)]
+    RenderTemplates,
 }
 
 impl Command {
@@ -70,9 +73,11 @@ impl Command {
             Command::Tokenize(c) => Some(&c.model),
             Command::Logits(c) => Some(&c.model),
             Command::Bench(c) => Some(&c.model),
-            Command::Plugins { .. } | Command::Inspect(_) | Command::Doctor { .. } | Command::ProbePlugins { .. } => {
-                None
-            }
+            Command::Plugins { .. }
+            | Command::Inspect(_)
+            | Command::Doctor { .. }
+            | Command::ProbePlugins { .. }
+            | Command::RenderTemplates => None,
         }
     }
 }

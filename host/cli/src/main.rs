@@ -40,6 +40,10 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         rocmforge_loader::probe::child(files)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::RenderTemplates = &args.command {
+        commands::templates::run()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut config = setup::config(&args)?;
     setup::logging(&args, &config)?;
     setup::threads(&args, &config);
@@ -56,7 +60,7 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Logits(logits) => commands::logits::run(&config, &logits),
         Command::Bench(bench) => commands::bench::run(&config, &bench),
         Command::Doctor { json } => commands::doctor::run(&config, json),
-        Command::ProbePlugins { .. } => Ok(()),
+        Command::ProbePlugins { .. } | Command::RenderTemplates => Ok(()),
     }?;
     Ok(ExitCode::SUCCESS)
 }

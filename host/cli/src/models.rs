@@ -12,7 +12,7 @@ use rocmforge_engine::{EngineConfig, EngineHandle, Pooling, Runner};
 use rocmforge_loader::config::{Embeddings, LoadTime, ModelEntry};
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
 use rocmforge_server::ModelFacts;
-use rocmforge_tokenizer::{ChatTemplate, Tokenizer};
+use rocmforge_tokenizer::{ChatTemplate, RenderProcess, Tokenizer};
 
 use crate::args::ModelArgs;
 use crate::{draft, memory, served};
@@ -217,10 +217,16 @@ fn seconds(number: Option<NonZeroU32>) -> Option<Duration> {
 
 /// The template, and its source where it is not the built-in one.
 fn template(tokenizer: &Tokenizer, entry: &ModelEntry) -> Result<(ChatTemplate, Option<String>)> {
-    let Some(file) = &entry.chat_template else {
-        return Ok((tokenizer.compile_chat_template()?, tokenizer.chat_template().map(str::to_owned)));
+    let source = match &entry.chat_template {
+        Some(file) => std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?,
+        None => match tokenizer.chat_template() {
+            Some(source) => source.to_owned(),
+            None => return Ok((ChatTemplate::fallback(), None)),
+        },
     };
-    let source = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let text = |token: Option<u32>| token.map(|id| tokenizer.token_text(id).to_owned());
-    Ok((ChatTemplate::new(&source, text(tokenizer.bos()), text(tokenizer.eos()))?, Some(source)))
+    let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+    // This very program, even if its file has been replaced meanwhile.
+    let process = RenderProcess { program: "/proc/self/exe".into(), args: vec!["render-templates".into()] };
+    Ok((ChatTemplate::apart(process, &source, bos, eos)?, Some(source)))
 }

@@ -388,7 +388,7 @@ impl From<TemplateError> for ApiError {
             TemplateError::Raised(_) | TemplateError::Render(_) | TemplateError::Limit { .. } => {
                 ApiError::Template(error.to_string())
             }
-            TemplateError::Syntax(_) => ApiError::Internal(error.to_string()),
+            TemplateError::Syntax(_) | TemplateError::Process(_) => ApiError::Internal(error.to_string()),
         }
     }
 }

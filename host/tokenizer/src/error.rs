@@ -77,6 +77,9 @@ pub enum TemplateError {
     /// The template failed while rendering.
     #[error("the chat template failed: {0}")]
     Render(String),
+    /// The process that renders the template cannot be started, or has ended.
+    #[error("the process that renders the chat template: {0}")]
+    Process(String),
     /// A limit of the sandbox was reached.
     #[error("the chat template exceeded its limit on {what} ({limit})")]
     Limit {

@@ -17,7 +17,7 @@ mod tokenizer;
 mod vocab;
 mod wordpiece;
 
-pub use chat::{ChatTemplate, RenderContext};
+pub use chat::{ChatTemplate, RenderContext, RenderProcess, render_templates};
 pub use detokenizer::Detokenizer;
 pub use error::{TemplateError, TokenizerError};
 pub use tokenizer::{EncodeOptions, SpecialTokens, TokenType, Tokenizer};

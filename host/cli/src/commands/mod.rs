@@ -16,4 +16,5 @@ pub mod logits;
 pub mod perplexity;
 pub mod plugins;
 pub mod serve;
+pub mod templates;
 pub mod tokenize;

@@ -1,5 +1,6 @@
 //! Renders conversations with a model's own Jinja template.
 
+mod apart;
 mod json;
 mod python;
 mod sandbox;
@@ -12,6 +13,8 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
 use crate::TemplateError;
+use apart::Apart;
+pub use apart::{RenderProcess, render_templates};
 use sandbox::{Limits, check_source};
 
 const NAME: &str = "chat_template";
@@ -26,12 +29,18 @@ const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['
 /// and a `tojson` that writes what Python's `json.dumps` writes.
 ///
 /// A template comes with the model file and is not trusted. It cannot load anything; its size, the number of steps, the
-/// output, the recursion and the time are limited. Not limited is the size of a single intermediate string, which a hostile
-/// template could double again and again.
+/// output, the recursion and the time are limited. What a single step allocates is not: a string that is doubled again and
+/// again exhausts the memory of the process. [`apart`](Self::apart) has another process do it, which the system
+/// limits.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    place: Place,
     bos_token: Option<String>,
     eos_token: Option<String>,
+}
+
+enum Place {
+    Here(Box<Environment<'static>>),
+    Apart(Apart),
 }
 
 /// What a template is given besides the messages.
@@ -59,6 +68,21 @@ impl Default for RenderContext {
 struct Raised(String);
 
 impl ChatTemplate {
+    /// The same as [`new`](Self::new), in a process of its own.
+    ///
+    /// # Errors
+    /// As there, or the process cannot be started.
+    pub fn apart(
+        process: RenderProcess,
+        source: &str,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+    ) -> Result<Self, TemplateError> {
+        check_source(source)?;
+        let template = serde_json::json!({"source": source, "bos": bos_token, "eos": eos_token});
+        Ok(ChatTemplate { place: Place::Apart(Apart::new(process, template)?), bos_token, eos_token })
+    }
+
     /// Compiles `source`; `bos_token` and `eos_token` are the texts of these tokens, where the model has them.
     ///
     /// # Errors
@@ -85,7 +109,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| TemplateError::Syntax(e.to_string()))?;
-        Ok(ChatTemplate { environment, bos_token, eos_token })
+        Ok(ChatTemplate { place: Place::Here(Box::new(environment)), bos_token, eos_token })
     }
 
     /// ChatML, the format that most models without a template of their own understand.
@@ -99,8 +123,12 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] if the template refuses the conversation, which is the client's mistake; else the
     /// template is at fault or has hit a limit.
     pub fn render(&self, messages: &Json, context: &RenderContext) -> Result<String, TemplateError> {
+        let environment = match &self.place {
+            Place::Here(environment) => environment,
+            Place::Apart(apart) => return apart.render(messages, context),
+        };
         let limits = Limits::for_input([Some(messages), context.tools.as_ref()].into_iter().flatten());
-        let mut environment = self.environment.clone();
+        let mut environment = environment.clone();
         environment.set_fuel(Some(limits.steps));
         let now = context.now;
         environment.add_function("strftime_now", move |format: &str| python::strftime(now, format));

@@ -37,6 +37,13 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Bytes of stack for a rendering, most of which are never touched.
+    pub fn stack(&self) -> u64 {
+        self.steps * STACK_PER_STEP
+    }
+}
+
 fn measure(value: &Json, nodes: &mut u64, bytes: &mut usize) {
     *nodes += 1;
     match value {
@@ -59,7 +66,7 @@ pub(super) fn check_source(source: &str) -> Result<(), TemplateError> {
     Err(limit("its size", format!("{SOURCE} bytes, found {}", source.len())))
 }
 
-fn limit(what: &'static str, limit: String) -> TemplateError {
+pub(super) fn limit(what: &'static str, limit: String) -> TemplateError {
     TemplateError::Limit { what, limit }
 }
 
@@ -94,7 +101,7 @@ pub(super) fn run(
     limits: &Limits,
     render: impl FnOnce(&mut Output) -> Result<(), Error> + Send,
 ) -> Result<String, TemplateError> {
-    let stack = (limits.steps * STACK_PER_STEP) as usize;
+    let stack = limits.stack() as usize;
     let work = || {
         let mut output =
             Output { text: Vec::new(), max: limits.output, deadline: Instant::now() + TIME, exceeded: None };
