@@ -41,7 +41,7 @@ pub use limits::Limits;
 pub use linear::{Linear, TOGETHER};
 pub use matrix::{Layout, Matrix, can_decode, decode};
 pub use norm::Norm;
-pub use packed::{Packed, large_zeros};
+pub use packed::{Packed, advise_huge_pages, large_zeros};
 pub use pool::Pool;
 pub use rope::Rope;
 pub use workspace::Needs;

@@ -173,17 +173,18 @@ pub fn large_zeros(len: usize) -> Result<Vec<u8>, KernelError> {
 
 /// Asks for large pages: fewer faults while the memory is first written, and no page bounds that stop the processor's
 /// own prefetching while it is read. A system that says no costs nothing but speed.
-fn advise_huge_pages(bytes: &mut [u8]) {
+pub fn advise_huge_pages<T>(memory: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;
-        let skip = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
-        let len = (bytes.len() - skip) / PAGE * PAGE;
+        let (start, bytes) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
+        let skip = start.align_offset(PAGE).min(bytes);
+        let len = (bytes - skip) / PAGE * PAGE;
         if len >= 2 << 20 {
             // SAFETY: whole pages inside memory that is borrowed here; their contents stay.
-            unsafe { libc::madvise(bytes[skip..].as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, libc::MADV_HUGEPAGE) };
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = bytes;
+    let _ = memory;
 }

@@ -1,6 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::KernelError;
+use crate::packed::advise_huge_pages;
 
 /// A cache line, so that vectors of it are aligned to one.
 #[derive(Clone, Copy)]
@@ -86,6 +87,7 @@ impl Workspace {
 fn grow(lines: &mut Vec<Line>, floats: usize) -> Result<(), KernelError> {
     let more = floats.div_ceil(LINE).saturating_sub(lines.len());
     lines.try_reserve_exact(more).map_err(|_| KernelError::Memory { bytes: (floats as u64).saturating_mul(4) })?;
+    advise_huge_pages(lines.spare_capacity_mut());
     lines.resize(lines.len() + more, Line([0.0; LINE]));
     Ok(())
 }

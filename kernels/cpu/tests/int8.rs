@@ -95,7 +95,7 @@ fn rows_and_tiles_of_every_number() {
     check(DType::Q6_K, 700, 2304, 9, false);
     // More rows of x than one pass takes, in several chunks of columns.
     check(DType::Q8_0, 100, 1056, 70, true);
-    check(DType::Q4_0, 20, 544, 530, true);
+    check(DType::Q4_0, 20, 1088, 583, true);
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub(crate) enum Numbers {
 /// Rows of a full tile: with two vectors of weights 12 sums, enough to hide the latency of products.
 pub(crate) const TILE: usize = 6;
 
+/// Elements of a row that are asked for in advance: so many rows at once are not foreseen.
+const AHEAD: usize = 512;
+
 /// Bytes of a block of a row.
 pub(crate) const BLOCK_BYTES: usize = BLOCK + 4 * 5;
 
@@ -43,12 +46,18 @@ pub(crate) fn place(rows: usize, which: Numbers, row: usize) -> usize {
     rows * (BLOCK + 4 * which as usize) + 4 * row
 }
 
-/// First rows and heights of the tiles of `n` rows: full ones, then powers of two.
+/// First rows and heights of the tiles of `n` rows: full ones while they last, then such that few are low.
 pub(crate) fn tiles(n: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let mut first = 0;
     std::iter::from_fn(move || {
-        let left = n - first;
-        let height = if left >= TILE { TILE } else { 1 << left.checked_ilog2()? };
+        let height = match n - first {
+            0 => return None,
+            1 => 1,
+            2 | 3 => 2,
+            4 | 8 => 4,
+            5 | 7 | 9 | 10 | 13 | 14 | 15 => 5,
+            _ => TILE,
+        };
         first += height;
         Some((first - height, height))
     })
@@ -62,6 +71,7 @@ pub(crate) fn quantize_tile<S: Int8>(s: S, x: &[f32], cols: usize, zero: i32, ou
     for (block, out) in out.chunks_exact_mut(rows * BLOCK_BYTES).enumerate() {
         let (codes, numbers) = out.split_at_mut(rows * BLOCK);
         for ((row, x), codes) in x.chunks_exact(cols).enumerate().zip(codes.as_chunks_mut::<BLOCK>().0) {
+            (0..2).for_each(|line| s.prefetch(x.as_ptr().wrapping_add(block * BLOCK + AHEAD + 16 * line).cast()));
             let x = &x.as_chunks::<BLOCK>().0[block];
             let largest = f32::from_bits(s.largest(x));
             let (mut scale, mut sums) = (largest / 127.0, [0; 2]);

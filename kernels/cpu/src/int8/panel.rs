@@ -15,8 +15,8 @@ use super::simd::{Int8, Kernel8, Token8};
 
 /// Columns of a chunk; every unit divides it.
 const DEPTH: usize = 1024;
-/// Rows of x whose chunk stays, beside their results, in the second-level cache; whole tiles.
-const ROWS_OF_X: usize = 96 * TILE;
+/// Tiles of x whose chunk stays, beside their results, in the second-level cache.
+const TILES: usize = 96;
 /// Rows of x up to which weights are read in the order in which they lie in memory.
 const IN_ORDER: usize = 64;
 /// Bytes of the chunk of a panel: of 32 rows, codes and at most four numbers per block.
@@ -62,24 +62,30 @@ impl<P: Packing> Kernel8 for PanelsOf<'_, '_, P> {
         let Product { rows, cols, weights, x, n, .. } = self.task;
         assert!(weights.len() >= rows.div_ceil(ROWS) * group_bytes::<P>(cols) && x.len() >= n * row_bytes(cols));
         assert!(self.scratch.len() >= PANEL / 4 + SPARE);
-        let chunks = cols.div_ceil(DEPTH);
-        for first in (0..n).step_by(ROWS_OF_X) {
-            let count = ROWS_OF_X.min(n - first);
-            for i in 0..chunks * self.range.len() {
-                let (panel, chunk) = match count <= IN_ORDER {
+        let (chunks, tiles, range) = (cols.div_ceil(DEPTH), tiles(n).count(), self.range.clone());
+        for first in (0..tiles).step_by(TILES) {
+            let count = TILES.min(tiles - first);
+            let turns = chunks * range.len();
+            // Panel and first column of a turn.
+            let turn = |i: usize| {
+                let (panel, chunk) = match n <= IN_ORDER {
                     true => (i / chunks, i % chunks),
-                    false => (i % self.range.len(), i / self.range.len()),
+                    false => (i % range.len(), i / range.len()),
                 };
-                self.chunk(s, self.range.start + panel, chunk * DEPTH, first..first + count);
+                (range.start + panel, chunk * DEPTH)
+            };
+            for i in 0..turns {
+                let next = turn((i + 1).min(turns - 1));
+                self.chunk(s, turn(i), next, first..first + count);
             }
         }
     }
 }
 
 impl<P: Packing> PanelsOf<'_, '_, P> {
-    /// Columns from `start` on of a panel, times some rows of x.
+    /// Columns from `start` on of a panel, times some tiles of x; `next` are the panel and the columns that come then.
     #[inline(always)]
-    fn chunk<S: Int8>(&mut self, s: S, panel: usize, start: usize, rows_of_x: Range<usize>) {
+    fn chunk<S: Int8>(&mut self, s: S, (panel, start): (usize, usize), next: (usize, usize), tiles: Range<usize>) {
         let Product { rows, cols, bias, .. } = self.task;
         let blocks = start / BLOCK..cols.min(start + DEPTH) / BLOCK;
         let column = panel * S::VECTORS * S::LANES;
@@ -87,18 +93,24 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
         let (panel, spare) = self.scratch.split_at_mut(PANEL / 4);
         let panel = panel.as_mut_ptr().cast::<u8>();
         // SAFETY: the blocks of the rows that exist lie in the weights, a chunk fits the scratch memory.
-        let ahead = unsafe { unpack::<S, P>(s, &self.task, (column, valid), blocks.clone(), panel) };
+        unsafe { unpack::<S, P>(s, &self.task, (column, valid), blocks.clone(), panel) };
         let begin = start == 0;
         let bias = bias.filter(|_| start + DEPTH >= cols).map(|bias| &bias[column..column + valid]);
+        let mut ahead = [self.task.weights.as_ptr(); 2];
+        for (v, ahead) in ahead.iter_mut().enumerate().take(S::VECTORS) {
+            let group = (next.0 * S::VECTORS + v) * S::LANES / ROWS;
+            let unit = next.1 / BLOCK / P::K::BLOCKS;
+            *ahead = ahead.wrapping_add(group * group_bytes::<P>(cols) + unit * unit_bytes::<P>());
+        }
         let ahead = (ahead, unit_bytes::<P>() / P::K::BLOCKS);
         let format = PhantomData::<(<P::C as Codes>::Products, <P::K as Scales>::Form)>;
-        s.enter(Tiles { task: self.task, panel, spare, rows_of_x, blocks, column, valid, begin, bias, ahead, format });
+        s.enter(Tiles { task: self.task, panel, spare, tiles, blocks, column, valid, begin, bias, ahead, format });
     }
 }
 
 /// Unpacks blocks of the `valid` rows from `column` on: of each block the codes, quad by quad and in each the
 /// vectors, then the scales and the minima of the parts, each as vectors of f32. Rows of vectors that do not exist
-/// become zeros. Gives the places of the next blocks.
+/// become zeros.
 /// # Safety
 /// `panel` is writable for as many blocks, and the weights hold them.
 #[inline(always)]
@@ -108,11 +120,10 @@ unsafe fn unpack<S: Int8, P: Packing>(
     (column, valid): (usize, usize),
     blocks: Range<usize>,
     panel: *mut u8,
-) -> [*const u8; 2] {
-    let mut ahead = [panel.cast_const(); 2];
+) {
     let group_bytes = group_bytes::<P>(task.cols);
     let (vectors, vector, stride) = (S::VECTORS, 4 * S::LANES, block_bytes::<S, <P::K as Scales>::Form>());
-    for (v, ahead) in ahead.iter_mut().enumerate().take(vectors) {
+    for v in 0..vectors {
         let (group, lane) = ((column + v * S::LANES) / ROWS, (column + v * S::LANES) % ROWS);
         // SAFETY: the caller's contract.
         unsafe {
@@ -125,7 +136,6 @@ unsafe fn unpack<S: Int8, P: Packing>(
                 continue;
             }
             let from = task.weights.as_ptr().add(group * group_bytes);
-            *ahead = from.wrapping_add(blocks.end / P::K::BLOCKS * unit_bytes::<P>());
             for unit in blocks.start / P::K::BLOCKS..blocks.end / P::K::BLOCKS {
                 let scales = from.add(unit * unit_bytes::<P>());
                 let head = P::K::head(s, scales, lane);
@@ -149,7 +159,6 @@ unsafe fn unpack<S: Int8, P: Packing>(
             }
         }
     }
-    ahead
 }
 
 /// A chunk of a panel times rows of x. Formats that are multiplied in the same way share it.
@@ -158,7 +167,8 @@ struct Tiles<'a, 'b, M, F> {
     panel: *const u8,
     /// At least `SPARE` elements.
     spare: &'a mut [f32],
-    rows_of_x: Range<usize>,
+    /// Which of those of x.
+    tiles: Range<usize>,
     /// The blocks of the chunk.
     blocks: Range<usize>,
     /// First weight row of the panel, and how many of them exist.
@@ -177,21 +187,22 @@ impl<M: Products, F: Form> Kernel8 for Tiles<'_, '_, M, F> {
     #[inline(always)]
     fn run<S: Int8>(mut self, s: S) {
         let x_bytes = row_bytes(self.task.cols);
-        for (tile, height) in tiles(self.rows_of_x.len()) {
-            let first = self.rows_of_x.start + tile;
+        for (i, (first, height)) in tiles(self.task.n).enumerate().take(self.tiles.end).skip(self.tiles.start) {
             let x = &self.task.x[first * x_bytes..(first + height) * x_bytes];
             let x = &x[self.blocks.start * height * BLOCK_BYTES..self.blocks.end * height * BLOCK_BYTES];
-            let place = (x, first, tile == 0);
+            let place = (x, first, i == self.tiles.start);
             // SAFETY: x is that of a tile of this height, and the panel has as many vectors.
             unsafe {
                 match (S::VECTORS, height) {
                     (2, 1) => self.tile::<S, 2, 1>(s, place),
                     (2, 2) => self.tile::<S, 2, 2>(s, place),
                     (2, 4) => self.tile::<S, 2, 4>(s, place),
+                    (2, 5) => self.tile::<S, 2, 5>(s, place),
                     (2, _) => self.tile::<S, 2, TILE>(s, place),
                     (_, 1) => self.tile::<S, 1, 1>(s, place),
                     (_, 2) => self.tile::<S, 1, 2>(s, place),
                     (_, 4) => self.tile::<S, 1, 4>(s, place),
+                    (_, 5) => self.tile::<S, 1, 5>(s, place),
                     (_, _) => self.tile::<S, 1, TILE>(s, place),
                 }
             }

@@ -1,4 +1,4 @@
-//! The innermost loop of the largest register tile of AVX-512, in assembly: of its 24 sums compilers keep some in memory.
+//! The innermost loop of the largest register tiles of AVX-512, in assembly: of their sums compilers keep some in memory.
 
 use std::arch::{asm, x86_64::__m512i};
 
@@ -24,34 +24,39 @@ macro_rules! row {
 }
 
 macro_rules! quad {
-    ($quad:literal) => {
+    ($quad:literal $($row:literal)*) => {
         concat!(
             "vmovdqu64 zmm29, zmmword ptr [{weights} + 128 * ", $quad, "]\n",
             "vmovdqu64 zmm30, zmmword ptr [{weights} + 128 * ", $quad, " + 64]\n",
-            row!($quad 0), row!($quad 1), row!($quad 2), row!($quad 3), row!($quad 4), row!($quad 5)
+            $(row!($quad $row)),*
         )
     };
 }
 
-/// Adds the products of four quads, unsigned bytes of two vectors of weights with signed bytes of six rows of x.
-/// # Safety
-/// `weights` is readable for four quads of two vectors, `x` for as many of six rows as tiles hold them.
-#[target_feature(enable = "avx512f,avx512vnni")]
-#[inline]
-pub(super) unsafe fn four_quads(sums: &mut [[__m512i; 6]; 2], weights: *const u8, x: *const u8) {
-    const { assert!(quad_place(1, 0) == 4 && quad_place(0, 1) == 32) }
-    let [[a0, a1, a2, a3, a4, a5], [b0, b1, b2, b3, b4, b5]] = sums;
-    // SAFETY: reads what the caller's contract allows, and writes registers.
-    unsafe {
-        asm!(
-            quad!(0), quad!(1), quad!(2), quad!(3),
-            weights = in(reg) weights, rows = in(reg) x,
-            a0 = inout(zmm_reg) *a0, a1 = inout(zmm_reg) *a1, a2 = inout(zmm_reg) *a2,
-            a3 = inout(zmm_reg) *a3, a4 = inout(zmm_reg) *a4, a5 = inout(zmm_reg) *a5,
-            b0 = inout(zmm_reg) *b0, b1 = inout(zmm_reg) *b1, b2 = inout(zmm_reg) *b2,
-            b3 = inout(zmm_reg) *b3, b4 = inout(zmm_reg) *b4, b5 = inout(zmm_reg) *b5,
-            out("zmm29") _, out("zmm30") _, out("zmm31") _,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
+macro_rules! four_quads {
+    ($name:ident, $rows:literal, $($a:ident $b:ident $row:literal)*) => {
+        /// Adds the products of four quads, unsigned bytes of two vectors of weights with signed bytes of the rows of x.
+        /// # Safety
+        /// `weights` is readable for four quads of two vectors, `x` for as many as tiles hold them.
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        #[inline]
+        pub(super) unsafe fn $name(sums: &mut [[__m512i; $rows]; 2], weights: *const u8, x: *const u8) {
+            const { assert!(quad_place(1, 0) == 4 && quad_place(0, 1) == 32) }
+            let [[$($a),*], [$($b),*]] = sums;
+            // SAFETY: reads what the caller's contract allows, and writes registers.
+            unsafe {
+                asm!(
+                    quad!(0 $($row)*), quad!(1 $($row)*), quad!(2 $($row)*), quad!(3 $($row)*),
+                    weights = in(reg) weights, rows = in(reg) x,
+                    $($a = inout(zmm_reg) *$a, $b = inout(zmm_reg) *$b,)*
+                    out("zmm29") _, out("zmm30") _, out("zmm31") _,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+        }
+    };
 }
+
+four_quads!(of_six_rows, 6, a0 b0 0 a1 b1 1 a2 b2 2 a3 b3 3 a4 b4 4 a5 b5 5);
+four_quads!(of_five_rows, 5, a0 b0 0 a1 b1 1 a2 b2 2 a3 b3 3 a4 b4 4);
+four_quads!(of_four_rows, 4, a0 b0 0 a1 b1 1 a2 b2 2 a3 b3 3);

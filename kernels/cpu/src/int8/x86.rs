@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::format::BLOCK;
 use super::simd::{Int8, Kernel8, sign_bits, sign_places};
-use super::tile::four_quads;
+use super::tile;
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 
 /// AVX-512 with VNNI.
@@ -135,12 +135,18 @@ impl Int8 for Vnni512 {
         weights: *const u8,
         x: *const u8,
     ) -> bool {
-        if V == 2 && R == 6 {
-            // SAFETY: the token proves the instruction set, the pointers are the caller's contract, and the types are the
-            // same.
-            unsafe { four_quads(&mut *std::ptr::from_mut(sums).cast(), weights, x) };
+        let sums = std::ptr::from_mut(sums);
+        // SAFETY: the token proves the instruction set, the pointers are the caller's contract, and in each case the
+        // types are the same.
+        unsafe {
+            match (V, R) {
+                (2, 6) => tile::of_six_rows(&mut *sums.cast(), weights, x),
+                (2, 5) => tile::of_five_rows(&mut *sums.cast(), weights, x),
+                (2, 4) => tile::of_four_rows(&mut *sums.cast(), weights, x),
+                _ => return false,
+            }
         }
-        V == 2 && R == 6
+        true
     }
 
     #[inline(always)]
