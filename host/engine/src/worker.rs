@@ -18,6 +18,11 @@ use crate::sequence::{RequestId, Sequence};
 use crate::stream::EventSender;
 use crate::text::Vocabulary;
 
+/// Without another command for so long the first step after a rest begins.
+const GATHER: Duration = Duration::from_micros(200);
+/// It begins after so long in any case.
+const GATHER_MOST: Duration = Duration::from_millis(2);
+
 /// A request on its way to the engine thread.
 #[derive(Debug)]
 pub(crate) struct NewRequest {
@@ -149,7 +154,10 @@ impl Worker {
                 None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match first {
-                Ok(command) => self.obey(command),
+                Ok(command) => {
+                    self.obey(command);
+                    self.gather();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
@@ -160,6 +168,16 @@ impl Worker {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+        }
+    }
+
+    /// Takes in what comes right behind the first command after a rest: answers and texts of one request should be
+    /// computed in the same step, and the first one would otherwise begin one by itself.
+    fn gather(&mut self) {
+        let end = Instant::now() + GATHER_MOST;
+        while Instant::now() < end {
+            let Ok(command) = self.commands.recv_timeout(GATHER) else { return };
+            self.obey(command);
         }
     }
 

@@ -273,7 +273,8 @@ impl Grammars {
 }
 
 fn brief(error: &str) -> String {
-    let mut lines = error.trim_end().chars();
+    // How the compiler says that it has no more to say.
+    let mut lines = error.trim_end().trim_end_matches("<non-verbose/>").trim_end().chars();
     let start: String = lines.by_ref().take(MAX_MESSAGE).collect();
     if lines.next().is_some() { start + "…" } else { start }
 }

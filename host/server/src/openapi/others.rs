@@ -37,6 +37,8 @@ pub(super) fn anthropic_count() -> Map<String, Value> {
 pub(super) fn anthropic() -> Map<String, Value> {
     let thinking = json!({"type": ["object", "null"], "properties": {"type": {"enum": ["enabled", "adaptive", "disabled"]}},
         "required": ["type"]});
+    let efforts = json!(["low", "medium", "high", "xhigh", "max", null]);
+    let output_config = json!({"type": ["object", "null"], "properties": {"effort": {"enum": efforts}}});
     let mut all = anthropic_count();
     all.extend(members(&json!({
         "max_tokens": {"type": "integer", "minimum": 1},
@@ -47,6 +49,7 @@ pub(super) fn anthropic() -> Map<String, Value> {
         "stop_sequences": {"anyOf": [{"type": "array", "items": {"type": "string"}, "maxItems": 16}, {"type": "string"},
             {"type": "null"}]},
         "thinking": thinking,
+        "output_config": output_config,
     })));
     all
 }

@@ -10,6 +10,8 @@
 //! * `load fairness ADDRESS [--streams N] [--words N]`: how streams fare while a long prompt is computed.
 //! * `load guesses ADDRESS [--requests N] [--tokens N]`: tokens per second of greedy streams, one at a time, and how many
 //!   guesses of their tokens came true.
+//! * `load embeddings ADDRESS [--requests N] [--batch N] [--words N] [--round N]`: texts per second that become vectors, of any
+//!   server with the embeddings API.
 //! * `load prefix ADDRESS [--words N] [--requests N]`: time to the first token of prompts that begin alike.
 #![forbid(unsafe_code)]
 
@@ -33,10 +35,11 @@ fn main() -> ExitCode {
         (Some("against"), Some(program)) => return against(program, args.get(2), number),
         (Some("fairness"), Some(address)) => fairness(address, number),
         (Some("guesses"), Some(address)) => guesses(address, number),
+        (Some("embeddings"), Some(address)) => embeddings(address, number),
         (Some("prefix"), Some(address)) => prefix(address, number),
         _ => {
             eprintln!(
-                "expected soak, against, or one of streams, fairness, guesses, prefix with an address; see the top of the source"
+                "expected soak, against, or one of streams, fairness, guesses, embeddings, prefix with an address; see the top of the source"
             );
             return ExitCode::from(2);
         }
@@ -126,6 +129,13 @@ fn guesses(address: &str, number: impl Fn(&str, usize) -> usize) {
     println!("{} greedy streams: median {median:.1} tok/s, {least:.1} to {most:.1}", speeds.len());
     println!("{guessed} tokens guessed, {right} came true");
     faults.iter().for_each(|f| println!("FAULT {f}"));
+}
+
+fn embeddings(address: &str, number: impl Fn(&str, usize) -> usize) {
+    let (requests, batch, words) = (number("--requests", 4), number("--batch", 16), number("--words", 100));
+    let ([texts, tokens], faults) = measure::embeddings(address, requests, batch, words, number("--round", 0));
+    println!("{requests} requests of {batch} texts of {words} words: {texts:.1} texts/s, {tokens:.0} tok/s");
+    faults.iter().take(5).for_each(|f| println!("FAULT {f}"));
 }
 
 fn prefix(address: &str, number: impl Fn(&str, usize) -> usize) {

@@ -156,6 +156,32 @@ fn counter(address: &str, name: &str) -> f64 {
     line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 
+/// Texts per second that become vectors, and tokens per second: `requests` requests of `batch` texts of so many words, one
+/// after the other; texts are others for each `round`.
+pub fn embeddings(
+    address: &str,
+    requests: usize,
+    batch: usize,
+    words_each: usize,
+    round: usize,
+) -> ([f64; 2], Vec<String>) {
+    let (mut tokens, mut faults, begin) = (0, Vec::new(), Instant::now());
+    for i in 0..requests {
+        let text = |j| words(words_each, (round * requests + i) * batch + j);
+        let body = json!({"input": (0..batch).map(text).collect::<Vec<_>>()});
+        let reply = send(address, &post(address, "/v1/embeddings", &body.to_string()), None);
+        let answer: serde_json::Value =
+            reply.as_ref().ok().and_then(|r| serde_json::from_str(&r.body).ok()).unwrap_or_default();
+        let vectors = answer["data"].as_array().map_or(0, Vec::len);
+        match (vectors == batch, answer["usage"]["total_tokens"].as_u64()) {
+            (true, Some(n)) => tokens += n,
+            _ => faults.push(format!("{:.200}", format!("{reply:?}"))),
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    ([(requests * batch) as f64 / seconds, tokens as f64 / seconds], faults)
+}
+
 /// Times to the first token of prompts that share their first `shared` words, one after the other.
 pub fn shared_prefix(address: &str, shared: usize, requests: usize) -> Vec<Duration> {
     let prefix = words(shared, usize::MAX / 3);

@@ -16,9 +16,14 @@ pub(super) struct Options {
 }
 
 /// Parameters that chat completions have under other names.
-pub(super) const NAMES: Names = &[("stop", "stop_sequences")];
+pub(super) const NAMES: Names = &[
+    ("stop", "stop_sequences"),
+    ("response_format.json_schema", "output_config.format"),
+    ("response_format", "output_config.format"),
+];
 /// Members without effect on an answer.
-const IGNORED: &[&str] = &["metadata", "service_tier", "anthropic_version", "anthropic_beta", "betas", "inference_geo"];
+const IGNORED: &[&str] =
+    &["metadata", "service_tier", "anthropic_version", "anthropic_beta", "betas", "inference_geo", "cache_control"];
 
 pub(super) fn translate(mut fields: Fields) -> Result<(Members, Options), ApiError> {
     let mut chat = Members::new();
@@ -41,7 +46,10 @@ pub(super) fn translate(mut fields: Fields) -> Result<(Members, Options), ApiErr
     put(&mut chat, "stop", fields.take("stop_sequences"));
     tools(&mut fields, &mut chat)?;
     let thinking = thinking(&mut fields)?;
-    let unknown = fields.rest().find(|(_, key, value)| !value.is_null() && !IGNORED.contains(&key.as_str()));
+    output(&mut fields, &mut chat)?;
+    context_management(&mut fields)?;
+    let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let unknown = fields.rest().find(|(_, key, value)| !nothing(value) && !IGNORED.contains(&key.as_str()));
     if let Some((param, ..)) = unknown {
         return Err(ApiError::Unknown(param));
     }
@@ -56,6 +64,41 @@ fn thinking(fields: &mut Fields) -> Result<bool, ApiError> {
         Some("enabled" | "adaptive") => Ok(true),
         Some("disabled") => Ok(false),
         _ => Err(ApiError::invalid("thinking.type", "enabled, adaptive or disabled", describe(&value["type"]))),
+    }
+}
+
+/// What the answer has to look like. How much effort goes into it is the model's own choice, as with thinking.
+fn output(fields: &mut Fields, chat: &mut Members) -> Result<(), ApiError> {
+    let mut config = Fields::of(fields.take("output_config").unwrap_or_else(|| json!({})), "output_config")?;
+    if let Some(effort) = config.string("effort")?
+        && !["low", "medium", "high", "xhigh", "max"].contains(&effort.as_str())
+    {
+        return Err(ApiError::invalid("output_config.effort", "low, medium, high, xhigh or max", effort));
+    }
+    // The older name.
+    let format = config.take("format").or_else(|| fields.take("output_format"));
+    if let Some((param, ..)) = config.rest().find(|(_, _, value)| !value.is_null()) {
+        return Err(ApiError::Unknown(param));
+    }
+    let Some(format) = format else { return Ok(()) };
+    if format["type"] != "json_schema" {
+        return Err(ApiError::invalid("output_config.format.type", "json_schema", describe(&format["type"])));
+    }
+    let schema = json!({"name": "output", "schema": format["schema"], "strict": true});
+    put(chat, "response_format", Some(json!({"type": "json_schema", "json_schema": schema})));
+    Ok(())
+}
+
+/// Nothing of a conversation is taken out, so only what asks for nothing of it is taken.
+fn context_management(fields: &mut Fields) -> Result<(), ApiError> {
+    let edits = fields.take("context_management").map(|management| management["edits"].clone());
+    let keeps = |edit: &Value| edit["type"] == "clear_thinking_20251015" && edit["keep"] == "all";
+    match edits.as_ref().and_then(Value::as_array).and_then(|edits| edits.iter().position(|edit| !keeps(edit))) {
+        Some(i) => Err(ApiError::Unsupported {
+            param: format!("context_management.edits[{i}]"),
+            hint: ": conversations are taken as they come".into(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -251,6 +294,30 @@ mod tests {
     }
 
     #[test]
+    fn what_clients_send_without_being_asked_is_taken() {
+        let mut body = json!({"model": "m", "max_tokens": 5, "messages": []});
+        let plain = of(body.clone()).expect("a request").0;
+        for (key, value) in [
+            ("mcp_servers", json!([])),
+            ("container", Value::Null),
+            ("cache_control", json!({"type": "ephemeral"})),
+            ("context_management", json!({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})),
+            ("output_config", json!({"effort": "high"})),
+        ] {
+            body[key] = value;
+        }
+        assert_eq!(of(body.clone()).expect("a request").0, plain);
+        let format = json!({"type": "json_schema", "schema": {"type": "object"}});
+        body["output_config"]["format"] = format.clone();
+        let config = of(body.clone()).expect("a request").0;
+        let schema = json!({"name": "output", "schema": {"type": "object"}, "strict": true});
+        assert_eq!(config["response_format"], json!({"type": "json_schema", "json_schema": schema}));
+        body["output_config"] = Value::Null;
+        body["output_format"] = format;
+        assert_eq!(of(body).expect("a request").0, config);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let check = |members: Value, code: &str, param: &str| {
             let mut body = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]});
@@ -276,5 +343,11 @@ mod tests {
         check(json!({"tool_choice": {"type": "maybe"}}), "invalid_value", "tool_choice.type");
         check(json!({"thinking": {}}), "invalid_value", "thinking.type");
         check(json!({"temperatur": 1}), "unknown_parameter", "temperatur");
+        check(json!({"mcp_servers": [{}]}), "unknown_parameter", "mcp_servers");
+        check(json!({"output_config": {"effort": "huge"}}), "invalid_value", "output_config.effort");
+        check(json!({"output_config": {"efort": "low"}}), "unknown_parameter", "output_config.efort");
+        check(json!({"output_format": {"type": "xml"}}), "invalid_value", "output_config.format.type");
+        let clears = json!({"edits": [{"type": "clear_tool_uses_20250919"}]});
+        check(json!({"context_management": clears}), "unsupported_parameter", "context_management.edits[0]");
     }
 }
