@@ -1,5 +1,5 @@
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
+use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
 use abi_stable::library::{AbiHeaderRef, LibHeader};
 use abi_stable::sabi_types::VersionNumber;
 
@@ -74,7 +74,11 @@ pub unsafe fn check_plugin(symbol: *const ()) -> Result<CheckedPlugin, AbiError>
     let found = header.layout().ok_or_else(|| AbiError::Header("it carries no layout".into()))?;
     let older_first = (theirs.minor, theirs.patch) <= (ours.minor, ours.patch);
     let (older, newer) = if older_first { (found, expected) } else { (expected, found) };
-    check_layout_compatibility(older, newer).map_err(|e| AbiError::Layout(last_lines(&e.to_string())))?;
+    // Each plugin by itself: what abi_stable remembers of the libraries before would make it compare plugins of different
+    // minor versions with each other, and refuse them. Nothing passes from one plugin to another.
+    let alone = CheckingGlobals::new();
+    let same = check_layout_compatibility_with_globals(older, newer, &alone);
+    same.map_err(|e| AbiError::Layout(last_lines(&e.to_string())))?;
 
     // SAFETY: the layouts are compatible in the direction from the older to the newer side, and prefix types read
     // fields through accessors that know which of them exist.

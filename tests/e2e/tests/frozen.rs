@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rocmforge_e2e::{TOLERANCE, build_folder, logits, max_difference};
 use rocmforge_loader::config::PluginEntry;
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
-use rocmforge_test_support::{committed_models, expected_json, npy_f32, repository, token_ids};
+use rocmforge_test_support::{build_plugins, committed_models, expected_json, npy_f32, repository, token_ids};
 
 /// One folder per released minor version.
 fn frozen() -> Vec<PathBuf> {
@@ -28,29 +28,51 @@ fn unpack(from: &Path, file: &str, to: &Path) -> PathBuf {
     path
 }
 
-#[test]
-fn old_plugins_run_in_todays_host() {
+/// Loads these files as plugins and compares a model's logits with the recorded ones.
+fn check(files: Vec<PathBuf>) {
     let dir = committed_models().join("llama3-gqa");
     let tokens = token_ids(&expected_json(&dir)["sequences"]["random48"]["ids"]);
     let (_, recorded) = npy_f32(dir.join("logits.npy"));
+    let entry = |path: &PathBuf| PluginEntry {
+        name: None,
+        path: Some(path.clone()),
+        optional: false,
+        options: toml::Table::new(),
+    };
+    let config = Config { plugins: files.iter().map(entry).collect(), ..Config::default() };
+    let plugins = Arc::new(Plugins::load(&config, None).expect("the plugins load"));
+    let compile = CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 16 };
+    let options = LoadOptions { fallback: false, ..LoadOptions::new(compile) };
+    let model = Model::load(&plugins, &dir.join("model.gguf"), &options, &mut |_| {});
+    let mut model = model.expect("the model loads");
+    assert_eq!(model.placement.rows[0].backend, "reference");
+    let difference = max_difference(&logits(&mut model, &tokens, 7), &recorded);
+    assert!(difference <= TOLERANCE, "{files:?}: {difference}");
+}
+
+const ARCHITECTURE: &str = "librocmforge_arch_llama.so";
+const BACKEND: &str = "libfixture_reference.so";
+
+#[test]
+fn old_plugins_run_in_todays_host() {
     for folder in frozen() {
         let place = tempfile::tempdir().expect("a folder");
-        let entry = |file: &str| PluginEntry {
-            name: None,
-            path: Some(unpack(&folder, file, place.path())),
-            optional: false,
-            options: Default::default(),
-        };
-        let plugins = vec![entry("librocmforge_arch_llama.so"), entry("libfixture_reference.so")];
-        let config = Config { plugins, ..Config::default() };
-        let plugins = Arc::new(Plugins::load(&config, None).expect("the frozen plugins load"));
-        let compile = CompileOptions { max_tokens: 64, max_sequences: 1, block_size: 16 };
-        let options = LoadOptions { fallback: false, ..LoadOptions::new(compile) };
-        let model = Model::load(&plugins, &dir.join("model.gguf"), &options, &mut |_| {});
-        let mut model = model.expect("the model loads");
-        assert_eq!(model.placement.rows[0].backend, "reference");
-        let difference = max_difference(&logits(&mut model, &tokens, 7), &recorded);
-        assert!(difference <= TOLERANCE, "{}: {difference}", folder.display());
+        check([ARCHITECTURE, BACKEND].map(|file| unpack(&folder, file, place.path())).to_vec());
+    }
+}
+
+#[test]
+fn old_and_todays_plugins_run_side_by_side() {
+    let [architecture, backend] = build_plugins(["rocmforge-arch-llama", "fixture-reference"]);
+    for folder in frozen() {
+        let place = tempfile::tempdir().expect("a folder");
+        // Each file once: a library that is loaded must not be written again.
+        let [old_architecture, old_backend] = [ARCHITECTURE, BACKEND].map(|file| unpack(&folder, file, place.path()));
+        // In both orders: a check must not depend on what was loaded before.
+        check(vec![old_backend.clone(), architecture.clone()]);
+        check(vec![architecture.clone(), old_backend]);
+        check(vec![old_architecture.clone(), backend.clone()]);
+        check(vec![backend.clone(), old_architecture]);
     }
 }
 
