@@ -90,7 +90,6 @@ fn load_with(plugins: &Arc<Plugins>, name: &str, entry: &ModelEntry, options: &L
     bar.finish_and_clear();
     let model = loaded?;
     tracing::info!("model '{name}' loaded in {:.2} s", start.elapsed().as_secs_f64());
-    model.placement.to_string().lines().for_each(|line| tracing::info!("{line}"));
     Ok(model)
 }
 

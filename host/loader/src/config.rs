@@ -101,7 +101,7 @@ pub enum DeviceLoss {
     /// The model goes on with the backends that are left.
     #[default]
     Continue,
-    /// The model takes no further request and is reported as unhealthy, for whoever starts the server again.
+    /// A server takes no further request and ends with a failure, for whoever starts it again.
     Exit,
 }
 

@@ -109,6 +109,8 @@ impl Model {
             cache_bytes: options.cache_bytes,
             compile: options.compile,
         })?;
+        // Before a weight is read: what does not suit the user need not be waited for.
+        placement.to_string().lines().for_each(|line| tracing::info!("{line}"));
         executable.keep_spare(Spare {
             program: Arc::new(program),
             file: Arc::clone(&file),

@@ -73,6 +73,9 @@ pub struct PluginFacts {
     pub provides: Vec<String>,
 }
 
+/// Between looks at whether a device was lost.
+const LOST_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Whether requests are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -179,6 +182,26 @@ impl AppState {
     /// Takes no more requests.
     pub fn start_draining(&self) {
         self.readiness.send_replace(Readiness::Draining);
+    }
+
+    /// Completes with the name of a model whose device is lost, when nothing takes its place.
+    pub async fn device_lost(&self) -> String {
+        loop {
+            if let Some(model) = self.models.all().iter().find(|m| m.engine.stats().lost) {
+                return model.id.clone();
+            }
+            tokio::time::sleep(LOST_INTERVAL).await;
+        }
+    }
+
+    /// Ends every engine, whatever it runs, and returns when their devices have got back what they held.
+    pub async fn end_engines(&self) {
+        for model in self.models.all() {
+            let ended = tokio::task::spawn_blocking(move || model.engine.shutdown(Duration::ZERO)).await;
+            if let Err(error) = ended {
+                tracing::error!(%error, "an engine could not be ended");
+            }
+        }
     }
 
     /// Whether requests are served.

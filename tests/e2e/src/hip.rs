@@ -36,6 +36,17 @@ pub fn images() -> Result<&'static Path, &'static str> {
     IMAGES.get_or_init(compile).as_deref().map_err(String::as_str)
 }
 
+/// Whether the kernels could be compiled; says so where not.
+pub fn ready() -> bool {
+    match images() {
+        Ok(_) => true,
+        Err(why) => {
+            println!("skipped: no kernels for the processor: {}", why.lines().last().unwrap_or(why));
+            false
+        }
+    }
+}
+
 impl StandIn {
     /// With waves of 32 or 64.
     pub fn new(wave: u32) -> StandIn {

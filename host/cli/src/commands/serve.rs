@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rocmforge_loader::Config;
 use rocmforge_loader::config::{ModelEntry, TracingSettings};
+use rocmforge_loader::{Config, DeviceLoss};
 use rocmforge_server::AppState;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -77,19 +77,41 @@ async fn serve(config: &Config, loader: Loader) -> Result<()> {
         }
     });
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    rocmforge_server::serve(listener, state, stop(terminate, interrupt, loading_failed), drain).await?;
+    let (lost, device_lost) = oneshot::channel();
+    if config.placement.device_loss == DeviceLoss::Exit {
+        let state = state.clone();
+        tokio::spawn(async move { lost.send(state.device_lost().await) });
+    }
+    let mut gone = None;
+    let stop = stop(terminate, interrupt, loading_failed, device_lost, &mut gone);
+    rocmforge_server::serve(listener, state.clone(), stop, drain).await?;
+    state.end_engines().await;
+    if let Some(model) = gone {
+        bail!("the device of model '{model}' is lost, and device_loss = \"exit\"");
+    }
     if loading.is_finished() {
         return loading.await.context("loading models")?;
     }
     Ok(())
 }
 
-/// Completes when the process is asked to stop or nothing could be loaded. A second signal ends the process at once.
-async fn stop(mut terminate: Signal, mut interrupt: Signal, loading_failed: oneshot::Receiver<()>) {
+/// Completes when the process is asked to stop, nothing could be loaded, or a device is lost, of which `gone` gets the model.
+/// A second signal ends the process at once.
+async fn stop(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    loading_failed: oneshot::Receiver<()>,
+    device_lost: oneshot::Receiver<String>,
+    gone: &mut Option<String>,
+) {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("stopping on SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping on Ctrl-C; again to stop at once"),
         Ok(()) = loading_failed => {}
+        Ok(model) = device_lost => {
+            tracing::error!("stopping, since the device of model '{model}' is lost");
+            *gone = Some(model);
+        }
     }
     tokio::spawn(async move {
         tokio::select! {
