@@ -23,5 +23,8 @@ pub use tables::*;
 /// The version of this ABI. A plugin of the same major version is accepted, whatever its minor version.
 pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The step extension by which a backend draws tokens itself; see `docs/PLUGIN-ABI.md`.
+pub const SAMPLE_EXTENSION: &str = "sample/1";
+
 /// The exported symbol that makes a shared library a ROCmForge plugin: a static [`abi_stable::library::LibHeader`].
 pub const PLUGIN_SYMBOL: &str = "rocmforge_plugin";

@@ -137,6 +137,9 @@ pub struct ExecutableTable {
     /// Measures what its device can do at most and writes it as JSON:
     /// `{"bytes_per_second": 3e10, "products_per_second": 5e11}`, or null for a number that it does not know. Since 1.2.
     pub limits: extern "C" fn(executable: Handle, out: &mut RString) -> Status,
+    /// Writes the tokens that were drawn in the step waited for last: one for each row that its extension
+    /// [`SAMPLE_EXTENSION`] named, in that order. Since 1.3.
+    pub sampled: extern "C" fn(executable: Handle, tokens: RSliceMut<'_, u32>) -> Status,
 }
 
 /// The root of a plugin: what it is and what it holds.

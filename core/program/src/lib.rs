@@ -18,6 +18,7 @@ mod infer_model;
 mod op;
 mod program;
 pub mod rope;
+mod sampling;
 mod shape;
 mod step;
 
@@ -30,5 +31,6 @@ pub use op::{
 };
 pub use program::{CacheDecl, IR_VERSION, ModelInfo, Node, OutputDecl, Program, WeightDecl, input, output};
 pub use rocmforge_quant::DType;
+pub use sampling::{LEAST_TEMPERATURE, NO_TOKEN, RowSampling};
 pub use shape::{Element, Lead, Shape, ValueType};
 pub use step::{GroupTables, NO_BLOCK, NamedInput, OutputBuffer, Step, StepLimits};

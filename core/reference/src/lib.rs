@@ -36,8 +36,10 @@ mod error;
 mod experts;
 mod interpreter;
 mod layout;
+mod sampling;
 mod weights;
 
 pub use error::ReferenceError;
 pub use interpreter::Interpreter;
+pub use sampling::sample;
 pub use weights::WeightSource;

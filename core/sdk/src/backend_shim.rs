@@ -4,13 +4,13 @@ use rocmforge_abi::{
     RVec, Status, StepBatch, StepOutput,
 };
 use rocmforge_program::{
-    DType, GroupTables, InputSource, Lead, NamedInput, Op, OutputBuffer, Program, Shape, Step, StepLimits, ValueType,
-    WeightId, infer_types,
+    DType, GroupTables, Lead, Op, OutputBuffer, Program, Step, StepLimits, ValueType, WeightId, infer_types, output,
 };
 
 use crate::error::{Error, Result};
 use crate::guard::guard;
 use crate::options::Options;
+use crate::step_shim::{Sizes, Tables, named_inputs, row_samplings};
 use crate::traits::{Backend, BoundWeight, CompileOptions, Executable};
 
 /// The table of a backend.
@@ -25,6 +25,7 @@ pub fn backend_table<B: Backend>(name: &'static str) -> BackendTableRef {
         destroy: destroy_executable::<B::Exec>,
         profile: profile::<B::Exec>,
         limits: limits::<B::Exec>,
+        sampled: sampled::<B::Exec>,
     }
     .leak_into_prefix();
     BackendTable {
@@ -148,7 +149,9 @@ fn compiled<B: Backend>(
         Some(device) => backend.compile_on(program.clone(), options, device)?,
         None => backend.compile(program.clone(), options)?,
     };
-    *out = give(Loaded::new(exec, program, options)?);
+    // What is not announced is ignored, as the rules of extensions say.
+    let samples = backend.extensions().iter().any(|name| name == abi::SAMPLE_EXTENSION);
+    *out = give(Loaded::new(exec, program, options, samples)?);
     Ok(())
 }
 
@@ -162,17 +165,23 @@ struct Loaded<E> {
     blocks: Vec<usize>,
     bound: Vec<bool>,
     finalized: bool,
-    /// Leading sizes of the step under way: T, S, L.
-    running: Option<(usize, usize, usize)>,
+    /// Whether its backend draws tokens.
+    samples: bool,
+    /// The step under way.
+    running: Option<Sizes>,
+    /// Tokens drawn in the step waited for last.
+    drawn: usize,
     poisoned: bool,
 }
 
 impl<E: Executable> Loaded<E> {
-    fn new(exec: E, program: Program, options: CompileOptions) -> Result<Loaded<E>> {
+    fn new(exec: E, program: Program, options: CompileOptions, samples: bool) -> Result<Loaded<E>> {
         let types = infer_types(&program)?;
-        let output_types = program.outputs.iter().filter_map(|o| types.get(o.value).cloned()).collect();
+        let output_types: Vec<ValueType> = program.outputs.iter().filter_map(|o| types.get(o.value).cloned()).collect();
         let tables = Tables::of(&program)?;
         let bound = vec![false; program.weights.len()];
+        let logits = std::iter::zip(&program.outputs, &output_types).find(|(o, _)| o.name == output::LOGITS);
+        let samples = samples && logits.is_some_and(|(_, ty)| ty.shape.lead == Lead::L);
         Ok(Loaded {
             exec,
             program,
@@ -182,7 +191,9 @@ impl<E: Executable> Loaded<E> {
             blocks: vec![],
             bound,
             finalized: false,
+            samples,
             running: None,
+            drawn: 0,
             poisoned: false,
         })
     }
@@ -277,8 +288,16 @@ impl<E: Executable> Loaded<E> {
         };
         step.check(&self.program, &limits)?;
         self.tables.check(&step)?;
-        self.exec.submit(&step)?;
-        self.running = Some((step.tokens(), step.sequences(), step.logits_rows.len()));
+        let sampling = match self.samples {
+            true => row_samplings(batch)?,
+            false => vec![],
+        };
+        self.drawn = 0;
+        match &sampling[..] {
+            [] => self.exec.submit(&step)?,
+            rows => self.exec.submit_sampling(&step, rows)?,
+        }
+        self.running = Some(Sizes::of(&step, sampling.len()));
         Ok(())
     }
 
@@ -293,7 +312,7 @@ impl<E: Executable> Loaded<E> {
             let Some(i) = self.program.outputs.iter().position(|o| o.name == name) else {
                 return Err(Error::invalid(format!("wait: the program has no output '{name}'")));
             };
-            let expected = elements(&self.output_types[i].shape, sizes);
+            let expected = sizes.elements_of(name, &self.output_types[i].shape);
             if output.data.len() != expected {
                 let found = output.data.len();
                 return Err(Error::invalid(format!(
@@ -303,92 +322,24 @@ impl<E: Executable> Loaded<E> {
             buffers.push(OutputBuffer { name, data: output.data.as_mut_slice() });
         }
         self.running = None;
-        self.exec.wait(&mut buffers)
-    }
-}
-
-/// Elements of a shape in a step of these sizes: T, S, L.
-fn elements(shape: &Shape, (tokens, sequences, rows): (usize, usize, usize)) -> usize {
-    let lead = match shape.lead {
-        Lead::T => tokens,
-        Lead::S => sequences,
-        Lead::L => rows,
-    };
-    shape.row_elements().unwrap_or(0).saturating_mul(lead)
-}
-
-/// What a program looks up by the numbers of a step, beside its caches.
-struct Tables {
-    /// Rows of the smallest table that token ids look up.
-    tokens: usize,
-    /// Rows of the smallest table that positions look up; `usize::MAX` without one.
-    positions: usize,
-    /// Named inputs.
-    inputs: Vec<(String, Shape)>,
-}
-
-impl Tables {
-    fn of(program: &Program) -> Result<Tables> {
-        // An operation inside a decomposition looks up as well.
-        let program = program.expand_custom(|_| false)?;
-        let mut tables = Tables { tokens: program.info.vocab_size, positions: usize::MAX, inputs: vec![] };
-        let mut positions = vec![];
-        let mut next = 0;
-        for node in &program.nodes {
-            match &node.op {
-                Op::Input { source: InputSource::Positions } => positions.push(next),
-                Op::Input { source: InputSource::Named { name, ty } } => {
-                    tables.inputs.push((name.clone(), ty.shape.clone()));
-                }
-                Op::Embed { ids, table, .. } => {
-                    let rows = program.weights.get(table.index()).map_or(0, |w| w.dims[0]);
-                    let limit =
-                        if positions.contains(&ids.index()) { &mut tables.positions } else { &mut tables.tokens };
-                    *limit = rows.min(*limit);
-                }
-                _ => {}
-            }
-            next += node.op.output_count();
-        }
-        Ok(tables)
-    }
-
-    fn check(&self, step: &Step<'_>) -> Result<()> {
-        if let Some(position) = step.positions.iter().find(|&&p| p as usize >= self.positions) {
-            return Err(Error::invalid(format!(
-                "submit: positions: expected below {}, the rows of the program's position table, found {position}",
-                self.positions
-            )));
-        }
-        let sizes = (step.tokens(), step.sequences(), step.logits_rows.len());
-        for (name, shape) in &self.inputs {
-            let expected = elements(shape, sizes);
-            let found = step.inputs.iter().find(|i| i.name == name).map(|i| i.data.len());
-            if found != Some(expected) {
-                let found = found.map_or("none".into(), |n| n.to_string());
-                return Err(Error::invalid(format!(
-                    "submit: input '{name}': expected {expected} elements, found {found}"
-                )));
-            }
-        }
+        self.exec.wait(&mut buffers)?;
+        self.drawn = sizes.sampled;
         Ok(())
     }
-}
 
-/// Extensions named `input/NAME` as the program's inputs.
-fn named_inputs<'a>(batch: &StepBatch<'a>) -> Result<Vec<NamedInput<'a>>> {
-    let mut inputs = vec![];
-    for ext in batch.ext.as_slice() {
-        let Some(name) = ext.name.as_str().strip_prefix("input/") else { continue };
-        let bytes = ext.data.as_slice();
-        // SAFETY: every bit pattern is an f32; `align_to` keeps to alignment and length.
-        let (before, data, after) = unsafe { bytes.align_to::<f32>() };
-        if !before.is_empty() || !after.is_empty() {
-            return Err(Error::invalid(format!("submit: input '{name}': expected aligned f32 elements")));
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<()> {
+        if self.running.is_some() || tokens.len() != self.drawn {
+            let found = tokens.len();
+            return Err(Error::invalid(format!(
+                "sampled: expected {} tokens of a step that was waited for, found room for {found}",
+                self.drawn
+            )));
         }
-        inputs.push(NamedInput { name, data });
+        match tokens {
+            [] => Ok(()),
+            _ => self.exec.sampled(tokens),
+        }
     }
-    Ok(inputs)
 }
 
 /// A call on an executable. After a panic its state is unknown, so it takes no further call.
@@ -451,6 +402,10 @@ extern "C" fn limits<E: Executable>(executable: Handle, out: &mut RString) -> St
         *out = serde_json::to_string(&loaded.exec.limits()?).unwrap_or_default().into();
         Ok(())
     })
+}
+
+extern "C" fn sampled<E: Executable>(executable: Handle, mut tokens: RSliceMut<'_, u32>) -> Status {
+    on::<E>(executable, |loaded| loaded.sampled(tokens.as_mut_slice()))
 }
 
 extern "C" fn destroy_executable<E: Executable>(executable: Handle) -> Status {

@@ -52,6 +52,7 @@ mod guard;
 pub mod host;
 mod model;
 mod options;
+mod step_shim;
 mod traits;
 
 pub use blocks::{AttentionSpec, Bias, LongFactors, Mlp, MoeSpec, Qkv, RopeSpec, SharedExpert};

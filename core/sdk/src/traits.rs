@@ -1,5 +1,5 @@
 use rocmforge_abi as abi;
-use rocmforge_program::{DType, Op, OutputBuffer, Program, Step, WeightId};
+use rocmforge_program::{DType, Op, OutputBuffer, Program, RowSampling, Step, WeightId};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -201,7 +201,26 @@ pub trait Executable: Send + 'static {
     /// Device faults.
     fn submit(&mut self, step: &Step<'_>) -> Result<()>;
 
-    /// Waits for the step and writes the outputs asked for. Names and lengths are checked.
+    /// Starts a step and draws tokens from these of its rows of logits, of which there is at least one; their order, rows
+    /// and numbers are checked. Called only where [`extensions`](Backend::extensions) name `sample/1`.
+    ///
+    /// # Errors
+    /// Device faults.
+    fn submit_sampling(&mut self, _step: &Step<'_>, _rows: &[RowSampling]) -> Result<()> {
+        Err(Error::internal("this backend announces sample/1 and does not draw tokens"))
+    }
+
+    /// Writes the tokens that were drawn in the step waited for last, in the order of its rows;
+    /// [`NO_TOKEN`](crate::program::NO_TOKEN) where a row cannot be drawn from.
+    ///
+    /// # Errors
+    /// Device faults.
+    fn sampled(&mut self, _tokens: &mut [u32]) -> Result<()> {
+        Err(Error::internal("this backend announces sample/1 and does not draw tokens"))
+    }
+
+    /// Waits for the step and writes the outputs asked for. Names and lengths are checked. Of logits, rows that tokens are
+    /// drawn from are left out, and the others follow each other.
     ///
     /// # Errors
     /// Device faults.

@@ -4,7 +4,9 @@ use rocmforge_abi::{
     BackendTableRef, CompileOptions, GroupTable, Handle, RSlice, RSliceMut, RStr, Status, StepBatch, StepExt,
     StepOutput, TensorMeta, Weight, status,
 };
-use rocmforge_sdk::program::{Builder, InputSource, Lead, ModelInfo, Op, OutputBuffer, Step, ValueType};
+use rocmforge_sdk::program::{
+    Builder, InputSource, Lead, ModelInfo, Op, OutputBuffer, RowSampling, Step, ValueType, output,
+};
 use rocmforge_sdk::{
     Backend, BoundWeight, DType, Device, Executable, MemoryNeed, Options, Program, Result, private::backend_table,
 };
@@ -14,6 +16,7 @@ struct Echo;
 
 struct EchoExec {
     seen: Vec<f32>,
+    drawn: Vec<u32>,
 }
 
 impl Backend for Echo {
@@ -27,12 +30,16 @@ impl Backend for Echo {
         Ok(vec![])
     }
 
+    fn extensions(&self) -> Vec<String> {
+        vec!["sample/1".into()]
+    }
+
     fn supports(&self, _: &Op, _: &[DType]) -> bool {
         true
     }
 
     fn compile(&self, _: Program, _: rocmforge_sdk::CompileOptions) -> Result<EchoExec> {
-        Ok(EchoExec { seen: vec![] })
+        Ok(EchoExec { seen: vec![], drawn: vec![] })
     }
 }
 
@@ -55,6 +62,16 @@ impl Executable for EchoExec {
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
         self.seen = step.inputs.iter().flat_map(|i| i.data).copied().collect();
+        Ok(())
+    }
+
+    fn submit_sampling(&mut self, step: &Step<'_>, rows: &[RowSampling]) -> Result<()> {
+        self.drawn = rows.iter().map(|r| 100 + r.row).collect();
+        self.submit(step)
+    }
+
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<()> {
+        tokens.copy_from_slice(&self.drawn);
         Ok(())
     }
 
@@ -99,6 +116,11 @@ impl Running {
 
     /// One sequence of these tokens, whose first is at this position.
     fn submit(&self, tokens: &[u32], first: u32, ext: &[StepExt<'_>]) -> Status {
+        self.submit_rows(tokens, first, &[], ext)
+    }
+
+    /// The same with logits of these rows.
+    fn submit_rows(&self, tokens: &[u32], first: u32, rows: &[u32], ext: &[StepExt<'_>]) -> Status {
         let n = tokens.len() as u32;
         let positions: Vec<u32> = (first..first + n).collect();
         let (query_start, context_lens) = ([0, n], [first + n]);
@@ -109,7 +131,7 @@ impl Running {
             query_start: RSlice::from_slice(&query_start),
             context_lens: RSlice::from_slice(&context_lens),
             groups: RSlice::from_slice(&groups),
-            logits_rows: RSlice::from_slice(&[]),
+            logits_rows: RSlice::from_slice(rows),
             ext: RSlice::from_slice(ext),
         };
         (self.table.executable().submit())(self.exec, &batch)
@@ -205,4 +227,56 @@ fn a_smaller_embedding_than_the_vocabulary_limits_tokens() {
     ok(running.wait("rows", &mut [0.0; 2]));
     let status = running.submit(&[6], 0, &[]);
     assert!(status.code == status::INVALID && status.message.contains("ids below 6"), "{}", status.message);
+}
+
+#[test]
+fn rows_are_drawn_from_only_where_they_and_their_numbers_are_right() {
+    let mut b = builder(10);
+    let ids = b.input(InputSource::TokenIds).expect("ids");
+    let rows = b.input(InputSource::LogitsRows).expect("rows");
+    let table = b.weight("token_embd.weight", &[10, 2], DType::F32).expect("a table");
+    let x = b.push(Op::Embed { ids, table, scale: 1.0 }).expect("embeddings");
+    let x = b.push(Op::GatherRows { x, rows }).expect("rows");
+    b.output(output::LOGITS, x);
+    let running = Running::new(&b.finish().expect("a program"));
+    let good = RowSampling { row: 1, temperature: 1.0, top_p: 1.0, ..RowSampling::default() };
+    let bytes = |rows: &[RowSampling]| {
+        let mut bytes = vec![];
+        rows.iter().for_each(|r| r.write(&mut bytes));
+        bytes
+    };
+    let submit = |data: &[u8]| {
+        let ext = [StepExt { name: RStr::from_str("sample/1"), data: RSlice::from_slice(data) }];
+        running.submit_rows(&[1, 2, 3], 0, &[0, 1, 2], &ext)
+    };
+    let sampled = |n: usize| {
+        let mut tokens = vec![0u32; n];
+        let status = (running.table.executable().sampled().expect("it is there"))(
+            running.exec,
+            RSliceMut::from_mut_slice(&mut tokens),
+        );
+        (status, tokens)
+    };
+    for (wrong, part) in [
+        (bytes(&[RowSampling { row: 3, ..good }]), "rising rows below 3"),
+        (bytes(&[good, RowSampling { row: 0, ..good }]), "rising rows below 3"),
+        (bytes(&[RowSampling { top_p: 0.0, ..good }]), "in range"),
+        (vec![0; 31], "32 bytes per row"),
+    ] {
+        let status = submit(&wrong);
+        assert!(status.code == status::INVALID && status.message.contains(part), "{}", status.message);
+    }
+    ok(submit(&bytes(&[RowSampling { row: 0, ..good }, RowSampling { row: 2, ..good }])));
+    assert!(sampled(2).0.message.contains("that was waited for"));
+    // Logits of one row are left.
+    assert!(running.wait(output::LOGITS, &mut [0.0; 6]).message.contains("expected 2 elements, found 6"));
+    ok(running.wait(output::LOGITS, &mut [0.0; 2]));
+    assert!(sampled(3).0.message.contains("expected 2 tokens"));
+    let (status, tokens) = sampled(2);
+    ok(status);
+    assert_eq!(tokens, [100, 102]);
+    // A step without draws gives all rows, and no token.
+    ok(running.submit_rows(&[1], 3, &[0], &[]));
+    ok(running.wait(output::LOGITS, &mut [0.0; 2]));
+    assert!(sampled(2).0.message.contains("expected 0 tokens"));
 }

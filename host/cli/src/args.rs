@@ -285,6 +285,9 @@ pub struct Bench {
     /// Print the time that each kernel took, by the device's clock
     #[arg(long)]
     pub profile: bool,
+    /// Compare drawing tokens on the device with copying logits to the host and drawing there, for `--batch` sequences
+    #[arg(long)]
+    pub sampling: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+use rocmforge_program::{NO_TOKEN, RowSampling};
+
 use crate::course::CourseHandle;
 use crate::embedding::Embedding;
 use crate::engine::Place;
@@ -10,6 +12,15 @@ use crate::request::{
 use crate::sampler::{Logprobs, Sampled, Sampler, check_logits, logprobs};
 use crate::stream::EventSender;
 use crate::text::{StopMatcher, StopState, Utf8Stream, Vocabulary};
+
+/// What a step gives for a row.
+#[derive(Debug)]
+pub(crate) enum RowResult<'a> {
+    /// `[vocabulary]`, to draw from.
+    Logits(&'a mut [f32]),
+    /// What the device has drawn.
+    Token(u32),
+}
 
 /// Whether a request goes on after a token.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,8 +114,14 @@ impl Active {
         Ok(())
     }
 
-    /// Draws the token after `position`; `None` if only the prompt was to be computed.
-    pub(crate) fn draw(&mut self, logits: &mut [f32], position: usize) -> Result<Option<Sampled>, EngineError> {
+    /// What a backend needs to draw the token after `position` in place of [`draw`](Active::draw), if it can.
+    pub(crate) fn row_sampling(&self, row: u32, position: usize) -> Option<RowSampling> {
+        let whole = self.suppressed.is_empty() || self.generated >= self.stop.min_tokens;
+        if whole { self.sampler.row_sampling(row, position) } else { None }
+    }
+
+    /// Draws the token after `position`, or takes what was drawn; `None` if only the prompt was to be computed.
+    pub(crate) fn draw(&mut self, row: RowResult<'_>, position: usize) -> Result<Option<Sampled>, EngineError> {
         if self.generated == 0 && self.prompt_top.take().is_some() {
             let prompt = std::mem::take(&mut self.prompt_logprobs);
             self.send(Event::Prompt(prompt));
@@ -115,7 +132,11 @@ impl Active {
         }
         let early = self.generated < self.stop.min_tokens;
         let suppressed = if early { self.suppressed.as_slice() } else { &[] };
-        self.sampler.sample(logits, position, suppressed).map(Some)
+        match row {
+            RowResult::Logits(logits) => self.sampler.sample(logits, position, suppressed).map(Some),
+            RowResult::Token(NO_TOKEN) => Err(EngineError::NoToken { position }),
+            RowResult::Token(token) => Ok(Some(Sampled { token, logprobs: None })),
+        }
     }
 
     /// Sends the embedding, of which everything is known.

@@ -1,7 +1,7 @@
 //! The host's own parts in the roles that the engine needs.
 
 use rocmforge_loader::Executable;
-use rocmforge_program::{OutputBuffer, Program, Step};
+use rocmforge_program::{OutputBuffer, Program, RowSampling, Step};
 use rocmforge_tokenizer::Tokenizer;
 
 use crate::runner::{RunError, Runner, RunnerLimits};
@@ -31,6 +31,18 @@ impl Runner for Executable {
 
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError> {
         Ok(Executable::wait(self, outputs)?)
+    }
+
+    fn samples(&self) -> bool {
+        Executable::samples(self)
+    }
+
+    fn submit_sampling(&mut self, step: &Step<'_>, rows: &[RowSampling]) -> Result<(), RunError> {
+        Ok(Executable::submit_sampling(self, step, rows)?)
+    }
+
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<(), RunError> {
+        Ok(Executable::sampled(self, tokens)?)
     }
 
     fn recover(&mut self) -> Result<bool, RunError> {

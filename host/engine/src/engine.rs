@@ -55,6 +55,8 @@ pub struct EngineStats {
     pub guessed_tokens: u64,
     /// Of these, those that came.
     pub accepted_tokens: u64,
+    /// Rows of logits that the device drew from, so that they were not copied to the host.
+    pub device_draws: u64,
     /// Times that a request lost its place to one of an earlier priority.
     pub outranked: u64,
     /// Between the ends of requests while others wait, on average over the latest; zero before the first.

@@ -80,6 +80,14 @@ pub enum EngineError {
         /// NaN or infinity.
         found: f32,
     },
+    /// The device could draw no token, because the logits are no numbers.
+    #[error(
+        "no token can be drawn for position {position}: a logit is no number or infinite, or none is finite; the model file or the backend is at fault"
+    )]
+    NoToken {
+        /// Position in the sequence.
+        position: usize,
+    },
     /// The model produced hidden states that are no numbers.
     #[error("the embedding contains {found} at {column}; the model file or the backend is at fault")]
     Embedding {

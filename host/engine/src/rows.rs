@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use crate::active::{Active, Progress};
+use crate::active::{Active, Progress, RowResult};
 use crate::batch::LogitsRow;
 use crate::error::EngineError;
 use crate::request::FinishReason;
@@ -19,7 +19,9 @@ pub(crate) struct Job<'a> {
     /// Of the sequence; new ones are added.
     pub(crate) tokens: Vec<u32>,
     pub(crate) rows: &'a [LogitsRow],
-    /// `[rows, vocabulary]`
+    /// What the device has drawn, by row; `None`: the row has logits.
+    pub(crate) drawn: &'a [Option<u32>],
+    /// `[rows with logits, vocabulary]`
     pub(crate) logits: &'a mut [f32],
     pub(crate) outcome: Outcome,
 }
@@ -36,8 +38,13 @@ pub(crate) struct Outcome {
 
 impl Job<'_> {
     fn run(&mut self, vocab_size: usize, vocabulary: &dyn Vocabulary) {
-        for (row, logits) in self.rows.iter().zip(self.logits.chunks_exact_mut(vocab_size)) {
-            match take_row(self.active, &mut self.tokens, row, logits, vocabulary) {
+        let mut logits = self.logits.chunks_exact_mut(vocab_size);
+        for (row, drawn) in self.rows.iter().zip(self.drawn) {
+            let result = match drawn {
+                Some(token) => RowResult::Token(*token),
+                None => RowResult::Logits(logits.next().unwrap_or_default()),
+            };
+            match take_row(self.active, &mut self.tokens, row, result, vocabulary) {
                 Ok(None) => {}
                 Ok(Some(progress)) => {
                     self.outcome.generated += 1;
@@ -64,14 +71,14 @@ fn take_row(
     active: &mut Active,
     tokens: &mut Vec<u32>,
     row: &LogitsRow,
-    logits: &mut [f32],
+    result: RowResult<'_>,
     vocabulary: &dyn Vocabulary,
 ) -> Result<Option<Progress>, Result<FinishReason, EngineError>> {
-    if !row.samples {
+    if let (false, RowResult::Logits(logits)) = (row.samples, &result) {
         let next = tokens.get(row.position + 1).copied().unwrap_or_default();
         return active.score(logits, row.position, next).map(|()| None).map_err(Err);
     }
-    let Some(sampled) = active.draw(logits, row.position).map_err(Err)? else {
+    let Some(sampled) = active.draw(result, row.position).map_err(Err)? else {
         return Err(Ok(FinishReason::Length));
     };
     tokens.push(sampled.token);

@@ -1,6 +1,6 @@
 use std::error::Error;
 
-use rocmforge_program::{OutputBuffer, Program, Step};
+use rocmforge_program::{OutputBuffer, Program, RowSampling, Step};
 
 /// Why a step could not be run; the backend's own error.
 pub type RunError = Box<dyn Error + Send + Sync>;
@@ -41,6 +41,29 @@ pub trait Runner: Send {
     /// # Errors
     /// The device failed, or an output is unknown or of another size.
     fn wait(&mut self, outputs: &mut [OutputBuffer<'_>]) -> Result<(), RunError>;
+
+    /// Whether it draws tokens from rows of logits by itself. It may change when it moves to another device.
+    fn samples(&self) -> bool {
+        false
+    }
+
+    /// Starts a step and draws tokens from these of its rows of logits, in rising order, of which `wait` then gives no
+    /// logits. Only where it [`samples`](Runner::samples).
+    ///
+    /// # Errors
+    /// As [`submit`](Runner::submit).
+    fn submit_sampling(&mut self, _step: &Step<'_>, _rows: &[RowSampling]) -> Result<(), RunError> {
+        Err("tokens are not drawn here".into())
+    }
+
+    /// After [`wait`](Runner::wait): the tokens drawn, in the order in which they were asked for;
+    /// [`NO_TOKEN`](rocmforge_program::NO_TOKEN) where a row cannot be drawn from.
+    ///
+    /// # Errors
+    /// As [`wait`](Runner::wait).
+    fn sampled(&mut self, _tokens: &mut [u32]) -> Result<(), RunError> {
+        Err("tokens are not drawn here".into())
+    }
 
     /// After a failed step: moves to another device, with an empty cache, if the one before is lost and that is wanted.
     /// `false`: nothing is lost, so the next step may go well.

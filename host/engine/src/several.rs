@@ -1,4 +1,4 @@
-use rocmforge_program::{OutputBuffer, output};
+use rocmforge_program::{OutputBuffer, RowSampling, output};
 
 use crate::batch::StepBatch;
 use crate::block::{BlockManager, CacheGroup};
@@ -15,6 +15,7 @@ pub struct SeveralSequences<'r> {
     blocks: BlockManager,
     batch: StepBatch,
     logits: Vec<f32>,
+    drawn: Vec<u32>,
     most: usize,
 }
 
@@ -47,7 +48,7 @@ impl<'r> SeveralSequences<'r> {
             sequence
         };
         let sequences = (0..count).map(sequence).collect();
-        Ok(SeveralSequences { runner, sequences, blocks, batch, logits: vec![], most: tokens })
+        Ok(SeveralSequences { runner, sequences, blocks, batch, logits: vec![], drawn: vec![], most: tokens })
     }
 
     /// Appends a token to each sequence in one step and returns the logits after them, `[sequences, vocabulary]`.
@@ -55,6 +56,26 @@ impl<'r> SeveralSequences<'r> {
     /// # Errors
     /// Not one token per sequence, one beyond the vocabulary, more than the cache holds, or a backend that fails.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
+        self.run(tokens, &[])?;
+        Ok(&mut self.logits)
+    }
+
+    /// The same with the next token of each sequence drawn by the backend, in place of logits; `sampling` has one for each
+    /// row. Only where the runner [`samples`](Runner::samples).
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed), and parameters out of range.
+    pub fn feed_sampling(&mut self, tokens: &[u32], sampling: &[RowSampling]) -> Result<&[u32], EngineError> {
+        if sampling.len() != tokens.len() {
+            return Err(EngineError::request("sampling", tokens.len(), sampling.len()));
+        }
+        self.run(tokens, sampling)?;
+        self.drawn.resize(sampling.len(), 0);
+        self.runner.sampled(&mut self.drawn).map_err(EngineError::step)?;
+        Ok(&self.drawn)
+    }
+
+    fn run(&mut self, tokens: &[u32], sampling: &[RowSampling]) -> Result<(), EngineError> {
         let (count, vocab) = (self.sequences.len(), self.runner.program().info.vocab_size);
         if tokens.len() != count {
             return Err(EngineError::request("tokens", count, tokens.len()));
@@ -75,15 +96,19 @@ impl<'r> SeveralSequences<'r> {
             self.batch.push(sequence, end - 1, end);
             self.batch.want_logits(row as u32);
         }
-        self.logits.resize(count.saturating_mul(vocab), 0.0);
+        self.logits.resize((count - sampling.len()).saturating_mul(vocab), 0.0);
         let runner = &mut *self.runner;
-        self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
+        let submitted = self.batch.with_step(|step| match sampling {
+            [] => runner.submit(step),
+            rows => runner.submit_sampling(step, rows),
+        });
+        submitted.map_err(EngineError::step)?;
         let mut outputs = [OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
         runner.wait(&mut outputs).map_err(EngineError::step)?;
         for sequence in &mut self.sequences {
             sequence.computed = end;
             self.blocks.advance_sequence(sequence);
         }
-        Ok(&mut self.logits)
+        Ok(())
     }
 }

@@ -36,6 +36,7 @@ impl Worker {
             return;
         }
         self.failures = 0;
+        self.stats.device_draws += self.sampling.len() as u64;
         let took = begin.elapsed();
         let (streams, prompts) = plan.load();
         tracing::trace!(streams, prompts, milliseconds = took.as_secs_f64() * 1e3, "step");
@@ -121,9 +122,15 @@ impl Worker {
     }
 
     fn run_step(&mut self, plan: &Plan) -> Result<(), EngineError> {
-        self.logits.resize(self.batch.rows().len().saturating_mul(self.vocab_size), 0.0);
-        let runner = &mut self.runner;
-        self.batch.with_step(|step| runner.submit(step)).map_err(EngineError::step)?;
+        self.choose_sampling();
+        let rows = self.batch.rows().len() - self.sampling.len();
+        self.logits.resize(rows.saturating_mul(self.vocab_size), 0.0);
+        let (runner, sampling) = (&mut self.runner, &self.sampling);
+        let submitted = self.batch.with_step(|step| match &sampling[..] {
+            [] => runner.submit(step),
+            rows => runner.submit_sampling(step, rows),
+        });
+        submitted.map_err(EngineError::step)?;
         let mut outputs = vec![OutputBuffer { name: output::LOGITS, data: &mut self.logits }];
         for (pooling, states) in POOLINGS.into_iter().zip(&mut self.pooled) {
             let wanted = plan.slices.iter().filter_map(|s| self.scheduler.sequence(s.id)?.pooling);
@@ -132,7 +139,22 @@ impl Worker {
                 outputs.push(OutputBuffer { name: output_of(pooling), data: states });
             }
         }
-        runner.wait(&mut outputs).map_err(EngineError::step)
+        runner.wait(&mut outputs).map_err(EngineError::step)?;
+        self.sampled.resize(self.sampling.len(), 0);
+        if self.sampling.is_empty() { Ok(()) } else { runner.sampled(&mut self.sampled).map_err(EngineError::step) }
+    }
+
+    /// Which rows of the step the device draws from, where it can: those of requests that need nothing else. The others
+    /// come as logits in the same step.
+    fn choose_sampling(&mut self) {
+        self.sampling.clear();
+        if !self.runner.samples() {
+            return;
+        }
+        for (row, place) in self.batch.rows().iter().zip(0..) {
+            let active = self.active.get(&row.id).filter(|_| row.samples);
+            self.sampling.extend(active.and_then(|a| a.row_sampling(place, row.position)));
+        }
     }
 
     /// Takes the pooled states of those that are to be embedded, and ends those of which nothing is left.
@@ -158,15 +180,22 @@ impl Worker {
     fn take_rows(&mut self) {
         let mut actives: HashMap<RequestId, &mut Active> = self.active.iter_mut().map(|(id, a)| (*id, a)).collect();
         let mut logits = self.logits.as_mut_slice();
+        let mut drawn = vec![None; self.batch.rows().len()];
+        for (row, token) in self.sampling.iter().zip(&self.sampled) {
+            drawn[row.row as usize] = Some(*token);
+        }
+        let mut drawn = drawn.as_slice();
         let mut jobs: Vec<Job<'_>> = Vec::new();
         // Every sequence has one slice, so its rows follow each other.
         for rows in self.batch.rows().chunk_by(|a, b| a.id == b.id) {
-            let (part, rest) = logits.split_at_mut(rows.len() * self.vocab_size);
+            let (own, others) = drawn.split_at(rows.len());
+            drawn = others;
+            let (part, rest) = logits.split_at_mut(own.iter().filter(|d| d.is_none()).count() * self.vocab_size);
             logits = rest;
             let id = rows[0].id;
             let Some(active) = actives.remove(&id) else { continue };
             let Some(tokens) = self.scheduler.take_tokens(id) else { continue };
-            jobs.push(Job { id, active, tokens, rows, logits: part, outcome: Outcome::default() });
+            jobs.push(Job { id, active, tokens, rows, drawn: own, logits: part, outcome: Outcome::default() });
         }
         rows::run(&mut jobs, self.vocab_size, &*self.vocabulary);
         let guesses = |job: &Job<'_>| job.rows.iter().filter(|row| row.guess.is_some()).count();

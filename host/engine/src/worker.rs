@@ -3,6 +3,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rocmforge_program::RowSampling;
+
 use crate::active::Active;
 use crate::batch::StepBatch;
 use crate::config::EngineConfig;
@@ -52,7 +54,11 @@ pub(crate) struct Worker {
     commands: Receiver<Command>,
     pub(crate) active: HashMap<RequestId, Active>,
     pub(crate) batch: StepBatch,
+    /// Of the rows that are not drawn from elsewhere.
     pub(crate) logits: Vec<f32>,
+    /// How the device draws from rows of the step, and the tokens that it has drawn.
+    pub(crate) sampling: Vec<RowSampling>,
+    pub(crate) sampled: Vec<u32>,
     pub(crate) vocab_size: usize,
     /// Numbers in an embedding; 0 if the program tells none.
     pub(crate) embedding_width: usize,
@@ -97,6 +103,8 @@ impl Worker {
             active: HashMap::new(),
             batch,
             logits: Vec::new(),
+            sampling: Vec::new(),
+            sampled: Vec::new(),
             vocab_size,
             embedding_width,
             pooled: Default::default(),

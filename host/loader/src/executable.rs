@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rocmforge_abi::{CompileOptions, MemoryNeed};
 use rocmforge_gguf::GgufFile;
-use rocmforge_program::{GroupTables, InputSource, NamedInput, Op, OutputBuffer, Program, Step, output};
+use rocmforge_program::{GroupTables, InputSource, NamedInput, Op, OutputBuffer, Program, RowSampling, Step, output};
 
 use crate::backend::Backend;
 use crate::config::GpuLayers;
@@ -200,14 +200,30 @@ impl Executable {
         result
     }
 
+    /// Whether tokens can be drawn where the logits are, so that [`submit_sampling`](Executable::submit_sampling) may ask
+    /// for it.
+    pub fn samples(&self) -> bool {
+        self.parts[self.parts.len() - 1].segment.samples()
+    }
+
     /// Starts a step: runs all segments but the last and starts that.
     ///
     /// # Errors
     /// A step that does not fit the program, device faults.
     pub fn submit(&mut self, step: &Step<'_>) -> Result<(), LoaderError> {
+        self.submit_sampling(step, &[])
+    }
+
+    /// The same with tokens to be drawn from these of its rows of logits, in rising order; of these rows
+    /// [`wait`](Executable::wait) gives no logits, and [`sampled`](Executable::sampled) the tokens.
+    ///
+    /// # Errors
+    /// As [`submit`](Executable::submit); parameters out of range.
+    pub fn submit_sampling(&mut self, step: &Step<'_>, sampling: &[RowSampling]) -> Result<(), LoaderError> {
+        let last = self.parts.len() - 1;
         let Executable { parts, hidden, program, lost, .. } = self;
         if let [part] = &mut parts[..] {
-            let result = part.segment.submit(step);
+            let result = part.segment.submit(step, sampling);
             return Executable::noted(lost, &part.segment, result);
         }
         if step.groups.len() != program.group_count() {
@@ -216,12 +232,13 @@ impl Executable {
                 "step: expected tables of {expected} cache groups, found {found}"
             )));
         }
-        for part in parts {
+        for (i, part) in parts.iter_mut().enumerate() {
             let groups: Vec<GroupTables<'_>> = part.groups.iter().map(|&g| step.groups[g]).collect();
             let mut inputs: Vec<NamedInput<'_>> = step.inputs.to_vec();
             inputs.push(NamedInput { name: output::HIDDEN, data: hidden });
             inputs.retain(|input| part.inputs.iter().any(|name| name == input.name));
-            let result = part.segment.submit(&Step { groups: &groups, inputs: &inputs, ..*step });
+            let own = if i == last { sampling } else { &[] };
+            let result = part.segment.submit(&Step { groups: &groups, inputs: &inputs, ..*step }, own);
             Executable::noted(lost, &part.segment, result)?;
             if part.hidden > 0 {
                 hidden.clear();
@@ -241,6 +258,17 @@ impl Executable {
         let last = self.parts.len() - 1;
         let segment = &mut self.parts[last].segment;
         let result = segment.wait(outputs);
+        Executable::noted(&mut self.lost, segment, result)
+    }
+
+    /// Fetches the tokens that were drawn in the step waited for last.
+    ///
+    /// # Errors
+    /// Another number of tokens than were asked for, device faults.
+    pub fn sampled(&mut self, tokens: &mut [u32]) -> Result<(), LoaderError> {
+        let last = self.parts.len() - 1;
+        let segment = &mut self.parts[last].segment;
+        let result = segment.sampled(tokens);
         Executable::noted(&mut self.lost, segment, result)
     }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rocmforge_abi::{
-    CompileOptions, ExecutableTableRef, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr, RString, Status,
-    StepBatch, StepExt, StepOutput, TensorMeta, Weight,
+    CompileOptions, ExecutableTableRef, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr, RString,
+    SAMPLE_EXTENSION, Status, StepBatch, StepExt, StepOutput, TensorMeta, Weight,
 };
 use rocmforge_gguf::GgufFile;
-use rocmforge_program::{OutputBuffer, Program, Step};
+use rocmforge_program::{OutputBuffer, Program, RowSampling, Step, output};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub struct Segment {
     options: CompileOptions,
     device: Option<String>,
     memory: MemoryNeed,
+    /// Whether the backend draws tokens from its logits.
+    samples: bool,
 }
 
 impl Drop for Segment {
@@ -48,7 +50,11 @@ impl Segment {
         device: Option<&str>,
     ) -> Result<Segment, LoaderError> {
         let (device, memory) = (device.map(str::to_owned), MemoryNeed::default());
-        let mut segment = Segment { table, handle, backend, program, file, options, device, memory };
+        let mut segment = Segment { table, handle, backend, program, file, options, device, memory, samples: false };
+        // Both are asked: the name says that the backend does it, the table that it can answer.
+        let announced = segment.backend.extensions()?.iter().any(|name| name == SAMPLE_EXTENSION);
+        let has_logits = segment.program.outputs.iter().any(|o| o.name == output::LOGITS);
+        segment.samples = announced && has_logits && segment.table.sampled().is_some();
         let status = (segment.table.memory())(segment.handle, &mut segment.memory);
         segment.check("memory", status)?;
         Ok(segment)
@@ -137,11 +143,16 @@ impl Segment {
         self.check("allocate_cache", status)
     }
 
-    /// Starts a step.
+    /// Whether its backend draws tokens from logits, so that [`submit`](Segment::submit) may ask for it.
+    pub fn samples(&self) -> bool {
+        self.samples
+    }
+
+    /// Starts a step, with tokens to be drawn from these of its rows of logits.
     ///
     /// # Errors
     /// A step that does not fit the program, device faults.
-    pub fn submit(&mut self, step: &Step<'_>) -> Result<(), LoaderError> {
+    pub fn submit(&mut self, step: &Step<'_>, sampling: &[RowSampling]) -> Result<(), LoaderError> {
         let groups: Vec<GroupTable<'_>> = step
             .groups
             .iter()
@@ -152,9 +163,14 @@ impl Segment {
             })
             .collect();
         let names: Vec<String> = step.inputs.iter().map(|i| format!("input/{}", i.name)).collect();
-        let ext: Vec<StepExt<'_>> = std::iter::zip(&names, step.inputs)
+        let mut ext: Vec<StepExt<'_>> = std::iter::zip(&names, step.inputs)
             .map(|(name, input)| StepExt { name: RStr::from_str(name), data: RSlice::from_slice(as_bytes(input.data)) })
             .collect();
+        let mut rows = Vec::with_capacity(RowSampling::BYTES * sampling.len());
+        if self.samples && !sampling.is_empty() {
+            sampling.iter().for_each(|row| row.write(&mut rows));
+            ext.push(StepExt { name: RStr::from_str(SAMPLE_EXTENSION), data: RSlice::from_slice(&rows) });
+        }
         let batch = StepBatch {
             token_ids: RSlice::from_slice(step.token_ids),
             positions: RSlice::from_slice(step.positions),
@@ -181,6 +197,16 @@ impl Segment {
         self.check("wait", status)
     }
 
+    /// Fetches the tokens that were drawn in the step waited for last, in the order in which they were asked for.
+    ///
+    /// # Errors
+    /// Another number of tokens; a backend that draws none.
+    pub fn sampled(&mut self, tokens: &mut [u32]) -> Result<(), LoaderError> {
+        let Some(call) = self.table.sampled() else { return Err(self.unsupported("sampled", "draws no tokens")) };
+        let status = call(self.handle, RSliceMut::from_mut_slice(tokens));
+        self.check("sampled", status)
+    }
+
     /// Switches the measuring of kernels on or off and returns what was measured since it was switched on.
     ///
     /// # Errors
@@ -205,17 +231,16 @@ impl Segment {
         name: &'static str,
         call: Option<impl FnOnce(Handle, &mut RString) -> Status>,
     ) -> Result<T, LoaderError> {
-        let unsupported = |message: String| LoaderError::Plugin {
-            plugin: self.backend.name().to_owned(),
-            call: name,
-            kind: PluginErrorKind::Unsupported,
-            message,
-        };
-        let call = call.ok_or_else(|| unsupported("a backend of an older ABI does not measure this".into()))?;
+        let call = call.ok_or_else(|| self.unsupported(name, "a backend of an older ABI does not measure this"))?;
         let mut json = RString::new();
         let status = call(self.handle, &mut json);
         self.check(name, status)?;
-        serde_json::from_str(&json).map_err(|e| unsupported(format!("unreadable measurements: {e}")))
+        serde_json::from_str(&json).map_err(|e| self.unsupported(name, format!("unreadable measurements: {e}")))
+    }
+
+    fn unsupported(&self, call: &'static str, message: impl Into<String>) -> LoaderError {
+        let (plugin, kind) = (self.backend.name().to_owned(), PluginErrorKind::Unsupported);
+        LoaderError::Plugin { plugin, call, kind, message: message.into() }
     }
 }
 

@@ -373,6 +373,7 @@ impl From<EngineError> for ApiError {
             EngineError::ShuttingDown => ApiError::Draining,
             EngineError::Config { .. }
             | EngineError::Logits { .. }
+            | EngineError::NoToken { .. }
             | EngineError::Embedding { .. }
             | EngineError::Step { .. }
             | EngineError::Stalled { .. }

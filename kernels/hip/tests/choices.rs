@@ -271,3 +271,46 @@ fn rows_that_cannot_be_drawn_from_are_reported() {
         assert_eq!(gpu.download::<u32>(tokens, 4), [failed, failed, failed, 17]);
     });
 }
+
+#[test]
+fn draws_have_the_distribution_of_their_weights() {
+    on_both_waves("draws_have_the_distribution_of_their_weights", &["sample"], |gpu| {
+        let mut random = Random::new(4);
+        let (n, draws) = (8usize, 120usize);
+        let x: Vec<f32> = (0..n).map(|i| (1.0 + (i * 5 % 8) as f32).ln()).collect();
+        // Shares of the tokens that are left, and of none the others: all weights are 1 to 8.
+        for (top_k, top_p, kept) in [(0u32, 1.0f32, 8usize), (5, 1.0, 5), (0, 0.7, 4)] {
+            let requests: Vec<RfSampleRequest> =
+                (0..draws).map(|_| request(1.0, top_k, top_p, 0.0, random.bits())).collect();
+            let tokens = gpu.room(4 * draws);
+            let args = RfSampleArgs {
+                logits: gpu.upload(&x),
+                requests: gpu.upload(&requests),
+                tokens,
+                rows: draws as u32,
+                n: n as u32,
+                scratch: gpu.room(launch::sample_scratch_bytes(draws as u32, n as u32) as usize),
+                // Every row draws from the same logits.
+                stride: 0,
+                reserved: 0,
+            };
+            launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
+            let found = gpu.download::<u32>(tokens, draws);
+            let least = x.iter().map(|v| v.exp()).fold(0.0, f32::max) - kept as f32;
+            let weights: Vec<f64> = x.iter().map(|v| f64::from(v.exp())).collect();
+            let left = |w: f64| if w > f64::from(least) + 0.5 { w } else { 0.0 };
+            let total: f64 = weights.iter().map(|&w| left(w)).sum();
+            let mut chi_square = 0.0;
+            for (token, &w) in weights.iter().enumerate() {
+                let expected = draws as f64 * left(w) / total;
+                let observed = found.iter().filter(|&&t| t as usize == token).count() as f64;
+                match expected {
+                    0.0 => assert_eq!(observed, 0.0, "token {token} was left out"),
+                    _ => chi_square += (observed - expected).powi(2) / expected,
+                }
+            }
+            // Of 7 degrees of freedom one in a thousand is beyond.
+            assert!(chi_square < 24.3, "top_k {top_k}, top_p {top_p}: {chi_square}");
+        }
+    });
+}

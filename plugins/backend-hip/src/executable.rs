@@ -1,12 +1,13 @@
 //! A program on a device: its memory, and one step after the other.
 
 mod recorded;
+mod sampling;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rocmforge_sdk::program::{OutputBuffer, Program, Step};
+use rocmforge_sdk::program::{OutputBuffer, Program, RowSampling, Step};
 use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, MemoryNeed, Result, log};
 
 use crate::build;
@@ -18,8 +19,9 @@ use crate::metadata::{Layout, Rows};
 use crate::options::{ActivationOption, HipOptions};
 use crate::plan::Plan;
 use crate::profile::Profile;
-use crate::run::{Run, attention_scratch, longest_context};
+use crate::run::{Run, attention_scratch};
 use crate::weights::Weights;
+use sampling::Sampling;
 
 /// A program with its memory on one device.
 pub struct HipExecutable {
@@ -37,6 +39,8 @@ pub struct HipExecutable {
     /// Whether the step has exactly one token of each sequence.
     single: bool,
     running: Option<Running>,
+    /// Drawing tokens, where the program has logits and it is wanted.
+    sampling: Option<Sampling>,
     profile: Option<Profile>,
     graphs: Graphs,
     stream: Stream,
@@ -53,6 +57,10 @@ pub(crate) struct Memory {
     pub(crate) fault: DeviceBuffer,
     /// Counters that are 0 between launches.
     pub(crate) arrived: DeviceBuffer,
+    /// Where tokens are drawn, and the tokens.
+    candidates: DeviceBuffer,
+    tokens: DeviceBuffer,
+    tokens_host: Pinned,
     metadata_host: Pinned,
     inputs_host: Pinned,
     outputs_host: Pinned,
@@ -68,7 +76,21 @@ fn single(step: &Step<'_>) -> bool {
 struct Running {
     rows: Rows,
     /// The recorded step that ran the second time, and what the first run gave.
-    checked: Option<(Key, Vec<f32>)>,
+    checked: Option<(Key, Results)>,
+}
+
+/// What a step has brought to the host.
+struct Results {
+    /// The outputs one behind the other, all rows of logits among them.
+    values: Vec<f32>,
+    tokens: Vec<u32>,
+}
+
+impl Results {
+    fn differ(&self, other: &Results) -> bool {
+        let values = self.values.iter().zip(&other.values);
+        values.into_iter().any(|(a, b)| a.to_bits() != b.to_bits()) || self.tokens != other.tokens
+    }
 }
 
 impl HipExecutable {
@@ -86,6 +108,7 @@ impl HipExecutable {
         let (tokens, sequences) = (compile.max_tokens, compile.max_sequences);
         let capacity = Rows { tokens, sequences, logits: sequences.min(tokens) };
         let graphs_wanted = options.graphs && gpu.hip().has_graphs();
+        let sampling = Sampling::of(&plan, options.sampling);
         log!(Debug, "{} nodes in {} stages, {} matrices", program.nodes.len(), plan.stages.len(), plan.matrices.len());
         Ok(HipExecutable {
             plan,
@@ -100,6 +123,7 @@ impl HipExecutable {
             capacity,
             single: false,
             running: None,
+            sampling,
             profile: None,
             graphs: Graphs::default(),
             stream: Stream::new(gpu)?,
@@ -110,10 +134,15 @@ impl HipExecutable {
         self.plan.row_bytes[lead].saturating_mul(self.capacity.lead(lead) as u64)
     }
 
-    /// Elements of each output in a step, and of all together.
-    fn output_floats(&self, rows: Rows) -> (Vec<usize>, usize) {
-        let each = self.plan.outputs.iter().map(|o| o.view.width.saturating_mul(rows.lead(o.view.lead)));
-        let each: Vec<usize> = each.collect();
+    /// Elements of each output in a step, and of all together; without the rows that tokens are drawn from, unless all are
+    /// compared.
+    fn output_floats(&self, rows: Rows, all: bool) -> (Vec<usize>, usize) {
+        let rows_of = |i: usize, lead: usize| match &self.sampling {
+            Some(s) if s.output == i && !all => rows.lead(lead).saturating_sub(s.rows.len()),
+            _ => rows.lead(lead),
+        };
+        let outputs = self.plan.outputs.iter().enumerate();
+        let each: Vec<usize> = outputs.map(|(i, o)| o.view.width.saturating_mul(rows_of(i, o.view.lead))).collect();
         let all = each.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
         (each, all)
     }
@@ -156,9 +185,12 @@ impl HipExecutable {
             scratch: buffer(self.scratch_bytes(), "attention over parts of the context")?,
             fault: buffer(256, "a flag")?,
             arrived: buffer(self.counter_bytes(), "counters")?,
+            candidates: buffer(self.candidate_bytes(), "candidates of sampling")?,
+            tokens: buffer(4 * self.capacity.logits as u64, "tokens")?,
+            tokens_host: pinned(4 * self.capacity.logits, "tokens")?,
             metadata_host: pinned(self.metadata_bytes() as usize, "the step's tables")?,
             inputs_host: pinned(4 * self.input_floats(self.capacity) + 16 * self.plan.inputs.len(), "inputs")?,
-            outputs_host: pinned(4 * self.output_floats(self.capacity).1, "outputs")?,
+            outputs_host: pinned(4 * self.output_floats(self.capacity, true).1, "outputs")?,
             blocks: self.first_blocks(),
         };
         // SAFETY: the buffers are moved into `self.memory`, or dropped after the wait.
@@ -203,6 +235,9 @@ impl HipExecutable {
     fn upload(&mut self, step: &Step<'_>, layout: &Layout) -> Result<()> {
         let Some(memory) = &mut self.memory else { return Ok(()) };
         layout.write(step, memory.metadata_host.words_mut());
+        if let Some(sampling) = &self.sampling {
+            layout.write_requests(&sampling.rows, memory.metadata_host.words_mut());
+        }
         // SAFETY: both buffers are kept until the stream is waited for: by `wait`, or before they are replaced.
         unsafe { self.stream.upload(&memory.metadata_host, 4 * layout.len, &memory.metadata, 0)? };
         let mut at = 0;
@@ -220,22 +255,6 @@ impl HipExecutable {
             // SAFETY: as above.
             unsafe { self.stream.upload_from(&memory.inputs_host, at, bytes, &memory.arena[view.lead], offset)? };
             at += bytes.next_multiple_of(16);
-        }
-        Ok(())
-    }
-
-    /// Queues copies of the outputs' rows to the host.
-    fn download(&self, rows: Rows) -> Result<()> {
-        let Some(memory) = &self.memory else { return Ok(()) };
-        let mut at = 0;
-        for output in &self.plan.outputs {
-            let bytes = 4 * output.view.width * rows.lead(output.view.lead);
-            if bytes > 0 {
-                let from = memory.address(&self.plan, output.view, None)?;
-                // SAFETY: the buffers are kept until the stream is waited for.
-                unsafe { self.stream.download(from, bytes, &memory.outputs_host, at)? };
-            }
-            at += bytes;
         }
         Ok(())
     }
@@ -267,18 +286,13 @@ impl HipExecutable {
         self.profile = profile;
         result
     }
-
-    /// The outputs that lie on the host.
-    fn output_values(&self, rows: Rows) -> Vec<f32> {
-        let n = self.output_floats(rows).1;
-        self.memory.as_ref().map_or(vec![], |m| m.outputs_host.floats()[..n].to_vec())
-    }
 }
 
 impl Executable for HipExecutable {
     fn memory(&self) -> MemoryNeed {
         let arena: u64 = (0..3).map(|lead| self.arena_bytes(lead)).fold(0, u64::saturating_add);
-        let activations = arena.saturating_add(self.metadata_bytes()).saturating_add(self.scratch_bytes());
+        let others = [self.metadata_bytes(), self.scratch_bytes(), self.candidate_bytes()];
+        let activations = others.into_iter().fold(arena, u64::saturating_add);
         MemoryNeed { weights: self.weights.bytes(), activations, cache_block: self.caches.block_bytes() }
     }
 
@@ -301,29 +315,19 @@ impl Executable for HipExecutable {
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<()> {
-        self.gpu.enter()?;
-        let rows = Rows::of(step);
-        self.single = single(step);
-        let recorded = self.filled_up(step);
-        let filled = recorded.unwrap_or(rows);
-        let blocks = step.groups.iter().map(|g| g.max_blocks).max().unwrap_or(0);
-        self.make_room(Rows { logits: filled.logits, ..rows }, blocks)?;
-        let columns = self.memory.as_ref().map_or(0, |m| m.blocks);
-        let layout = Layout::new(filled, self.caches.groups(), columns);
-        self.upload(step, &layout)?;
-        let context = longest_context(step);
-        let checked = match recorded {
-            Some(rows_of_graph) => {
-                let key = Key { rows: rows_of_graph, blocks: columns, context };
-                self.launch_recorded(&layout, key, rows)?
-            }
-            None => {
-                self.launch(&layout, context)?;
-                None
-            }
-        };
-        self.download(rows)?;
-        self.running = Some(Running { rows, checked });
+        self.start(step, &[])
+    }
+
+    fn submit_sampling(&mut self, step: &Step<'_>, rows: &[RowSampling]) -> Result<()> {
+        self.start(step, rows)
+    }
+
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<()> {
+        let drawn = self.sampling.as_ref().map_or(&[][..], |s| &s.drawn);
+        if drawn.len() != tokens.len() {
+            return Err(Error::internal(format!("{} tokens were drawn, {} are asked for", drawn.len(), tokens.len())));
+        }
+        tokens.copy_from_slice(drawn);
         Ok(())
     }
 
@@ -335,12 +339,9 @@ impl Executable for HipExecutable {
         if let Some(profile) = &mut self.profile {
             profile.end()?;
         }
-        let (sizes, total) = self.output_floats(running.rows);
-        let Some(memory) = &self.memory else { return Err(Error::internal("a step without memory")) };
-        let mut found = &memory.outputs_host.floats()[..total];
-        if let Some((key, first)) = &running.checked
-            && first.iter().zip(found).any(|(a, b)| a.to_bits() != b.to_bits())
-        {
+        let Some((key, first)) = running.checked else { return self.take_results(running.rows, None, outputs) };
+        let mut found = self.results(running.rows, true)?;
+        if first.differ(&found) {
             log!(
                 Warn,
                 "device {}: a recorded step of {} sequences gave other results than the same step launched kernel by \
@@ -351,14 +352,7 @@ impl Executable for HipExecutable {
             self.graphs_wanted = false;
             found = first;
         }
-        let mut at = 0;
-        for (output, &n) in self.plan.outputs.iter().zip(&sizes) {
-            if let Some(to) = outputs.iter_mut().find(|o| o.name == output.name) {
-                to.data.copy_from_slice(&found[at..at + n]);
-            }
-            at += n;
-        }
-        Ok(())
+        self.take_results(running.rows, Some(&found), outputs)
     }
 
     fn profile(&mut self, measure: bool) -> Result<Vec<KernelTime>> {

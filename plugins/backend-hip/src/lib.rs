@@ -65,6 +65,10 @@ impl Backend for HipBackend {
         Ok(self.gpus.iter().filter(|gpu| !gpu.is_lost()).map(device).collect())
     }
 
+    fn extensions(&self) -> Vec<String> {
+        if self.options.sampling { vec!["sample/1".into()] } else { vec![] }
+    }
+
     // Every type of weights is read, see `rocmforge_kernels_hip::stored_as`.
     fn supports(&self, op: &Op, _: &[DType]) -> bool {
         !matches!(op, Op::Custom(_))

@@ -117,6 +117,12 @@ impl Pinned {
         unsafe { self.bytes_mut().align_to_mut::<u32>() }.1
     }
 
+    /// As [`words_mut`](Pinned::words_mut).
+    pub(crate) fn words(&self) -> &[u32] {
+        // SAFETY: every bit pattern is a u32, and `align_to` keeps to alignment and length.
+        unsafe { self.bytes().align_to::<u32>() }.1
+    }
+
     pub(crate) fn floats(&self) -> &[f32] {
         // SAFETY: every bit pattern is an f32, and `align_to` keeps to alignment and length.
         unsafe { self.bytes().align_to::<f32>() }.1

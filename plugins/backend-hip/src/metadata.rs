@@ -1,9 +1,13 @@
 //! What a step says, as words in one buffer: one copy per step takes it to the device.
 
-use rocmforge_sdk::program::{NO_BLOCK, Step};
+use rocmforge_kernels_hip::{KernelArgs, RfSampleRequest};
+use rocmforge_sdk::program::{NO_BLOCK, RowSampling, Step};
 
 /// A slot that is none: the kernels write nothing there.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
+
+/// Words of a row's request for a token.
+pub(crate) const REQUEST_WORDS: usize = size_of::<RfSampleRequest>() / 4;
 
 /// Sizes of a step, or those that it is filled up to: tokens, sequences, rows with logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +40,8 @@ pub(crate) struct Layout {
     pub(crate) query_start: usize,
     pub(crate) context_lens: usize,
     pub(crate) logits_rows: usize,
+    /// How tokens are drawn, [`REQUEST_WORDS`] each.
+    pub(crate) requests: usize,
     /// By cache group.
     pub(crate) slots: Vec<usize>,
     pub(crate) tables: Vec<usize>,
@@ -58,6 +64,7 @@ impl Layout {
         let query_start = take(rows.sequences + 1);
         let context_lens = take(rows.sequences);
         let logits_rows = take(rows.logits);
+        let requests = take(REQUEST_WORDS * rows.logits);
         let slots = (0..groups).map(|_| take(rows.tokens)).collect();
         let tables = (0..groups).map(|_| take(rows.sequences * blocks)).collect();
         let len = next.max(16);
@@ -70,10 +77,22 @@ impl Layout {
             query_start,
             context_lens,
             logits_rows,
+            requests,
             slots,
             tables,
             len,
         }
+    }
+
+    /// Writes how tokens are drawn from rows of the step.
+    pub(crate) fn write_requests(&self, sampling: &[RowSampling], words: &mut [u32]) {
+        let mut bytes = Vec::with_capacity(4 * REQUEST_WORDS * sampling.len());
+        for &RowSampling { top_k, temperature, top_p, min_p, draw, .. } in sampling {
+            RfSampleRequest { temperature, top_p, min_p, top_k, draw }.pack(&mut bytes);
+        }
+        let (packed, _) = bytes.as_chunks::<4>();
+        let words = &mut words[self.requests..self.requests + packed.len()];
+        words.iter_mut().zip(packed).for_each(|(word, bytes)| *word = u32::from_ne_bytes(*bytes));
     }
 
     /// Writes a step. What it is filled up with are sequences of one token without context, which leave no trace.

@@ -19,6 +19,8 @@ pub(crate) struct HipOptions {
     pub(crate) activations: ActivationOption,
     /// Whether decoding steps are recorded once and replayed.
     pub(crate) graphs: bool,
+    /// Whether tokens are drawn on the device.
+    pub(crate) sampling: bool,
     /// Seconds without an answer after which the device counts as hung.
     pub(crate) timeout_seconds: u64,
 }
@@ -32,6 +34,7 @@ impl Default for HipOptions {
             kv_type: KvOption::F16,
             activations: ActivationOption::Int8,
             graphs: true,
+            sampling: true,
             timeout_seconds: 60,
         }
     }

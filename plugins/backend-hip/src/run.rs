@@ -2,6 +2,7 @@
 
 mod operations;
 mod products;
+mod sampling;
 
 use std::collections::HashMap;
 
@@ -19,6 +20,7 @@ use crate::metadata::Layout;
 use crate::plan::{Attention, Home, Plan, Stage, View};
 use crate::profile::Profile;
 use crate::weights::Weights;
+pub(crate) use sampling::Scratch;
 
 /// Positions that a part of the context has at least.
 const SPLIT: u32 = 128;

@@ -16,6 +16,7 @@ mod ops;
 mod paging;
 mod random;
 mod report;
+mod sampling;
 mod tolerance;
 mod weights;
 
@@ -80,6 +81,9 @@ impl Subject {
                 let activations = self.settings.activations;
                 let run = move || op.run(backend, activations);
                 cases.push(Case { name: op.name.clone(), run: Box::new(run) });
+            }
+            for case in sampling::CASES {
+                cases.push(Case { name: case.name.to_owned(), run: Box::new(move || case.run(backend)) });
             }
         }
         cases

@@ -90,6 +90,13 @@ fn every_mistake_of_a_backend_is_noticed() {
     check("router without scale", "router/");
     check("router without bias", "router/");
     check("softmax after the choice", "router/Softmax/");
+    check("always the likeliest token", "sample/temperature");
+    check("draws without temperature", "sample/temperature");
+    check("draws without top_k", "sample/top-k");
+    check("draws without top_p", "sample/top-p");
+    check("draws without min_p", "sample/min-p");
+    check("draws at one quantile", "sample/temperature");
+    check("draws from the first row", "sample/greedy");
     check("a wrong last element", "linear/F32");
     check("the same row for all", "gather_rows/");
     check("an output that is not written", "reshape/");

@@ -3,21 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rocmforge_e2e::hip::{StandIn, images, log_of, logits};
+use rocmforge_e2e::hip::{StandIn, log_of, logits, ready};
 use rocmforge_e2e::server::{Server, host};
 use rocmforge_e2e::{build_folder, max_difference};
 use rocmforge_test_support::{committed_models, expected_json, npy_f32, repository, token_ids};
-
-/// Whether the kernels could be compiled; says so where not.
-fn ready() -> bool {
-    match images() {
-        Ok(_) => true,
-        Err(why) => {
-            println!("skipped: no kernels for the processor: {}", why.lines().last().unwrap_or(why));
-            false
-        }
-    }
-}
 
 /// A configuration with both backends and these options of the first.
 fn config(folder: &Path, options: &str) -> PathBuf {
@@ -185,5 +174,77 @@ fn a_profile_names_the_kernels() {
     assert!(output.status.success(), "{}", log_of(&output));
     for kernel in ["rf_norm", "rf_rope", "rf_gemv_f32", "us per call"] {
         assert!(text.contains(kernel), "{text}");
+    }
+}
+
+/// Answers of a server on a stand-in to requests that draw in several ways, and how many tokens its device has drawn.
+fn drawn(stand_in: &StandIn, options: &str) -> (Vec<String>, u64) {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let config = config(temporary.path(), options).display().to_string();
+    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let more = ["--model", &model, "--no-fallback", "--context-length", "64"];
+    let server = Server::start_prepared(&["--config", &config], &more, &[], |command| stand_in.apply(command));
+    let ways = [
+        r#""temperature":0"#,
+        r#""temperature":0.9,"seed":1"#,
+        r#""temperature":0.9,"seed":2,"top_k":20"#,
+        r#""temperature":0.9,"seed":3,"top_p":0.8,"n":2"#,
+        r#""temperature":0.9,"seed":4,"min_p":0.1,"top_k":30,"top_p":0.9"#,
+        r#""temperature":0.9,"seed":5,"logprobs":2"#,
+        r#""temperature":0.9,"seed":6,"presence_penalty":1.0"#,
+    ];
+    let answers = std::thread::scope(|scope| {
+        let server = &server;
+        // All of them at once: rows that the device draws from are beside others in the same steps.
+        let asked = ways.map(|way| {
+            scope.spawn(move || {
+                let body = format!(r#"{{"model":"model","prompt":"abc","max_tokens":4,"ignore_eos":true,{way}}}"#);
+                let (status, body) = server.post("/v1/completions", &body);
+                assert_eq!(status, 200, "{body}");
+                let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+                let choices = answer["choices"].as_array().expect("a list");
+                choices.iter().map(|c| c["text"].to_string()).collect::<String>()
+            })
+        });
+        asked.map(|thread| thread.join().expect("an answer")).to_vec()
+    });
+    let count = server.metric("rocmforge_device_draws_total{").expect("a number of draws");
+    (answers, count as u64)
+}
+
+#[test]
+fn tokens_are_the_same_whether_the_device_or_the_host_draws_them() {
+    if !ready() {
+        return;
+    }
+    // Which requests meet in a step differs from run to run, and rounding with it where activations are rounded.
+    let (expected, none) = drawn(&StandIn::new(32), &format!("sampling = false, {EXACT}"));
+    assert_eq!(none, 0);
+    for wave in [32, 64] {
+        let (found, count) = drawn(&StandIn::new(wave), EXACT);
+        assert_eq!(found, expected, "waves of {wave}");
+        // Five of the seven ask for nothing else, one of them for two answers; of 4 tokens each.
+        assert_eq!(count, 24);
+    }
+}
+
+#[test]
+fn drawing_is_compared_with_copying_logits() {
+    if !ready() {
+        return;
+    }
+    let temporary = tempfile::tempdir().expect("a folder");
+    let config = config(temporary.path(), "").display().to_string();
+    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let parts = ["-p", "0", "-n", "2", "-r", "1", "-b", "2", "--no-limits", "--sampling", "--json"];
+    let args = ["--config", &config, "bench", "--model", &model];
+    let output = StandIn::new(64).host(&[&args[..], &parts[..]].concat());
+    assert!(output.status.success(), "{}", log_of(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let ways = found["sampling"].as_array().expect("a list");
+    assert_eq!(ways.len(), 5, "{found}");
+    for way in ways {
+        assert!(way["device"].as_f64() > Some(0.0) && way["tokens"] == 4, "{way}");
+        assert_eq!(way["alike"], way["tokens"], "{way}");
     }
 }

@@ -1,4 +1,5 @@
 mod profile;
+mod sampling;
 mod work;
 
 use std::time::Instant;
@@ -91,6 +92,10 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
         true => profile::profiles(&mut model, &plan.tokens(plan.prompt()), step, plan.generate())?,
         false => vec![],
     };
+    let sampling = match args.sampling {
+        true => sampling::comparisons(&mut model, sequences, plan.generate().max(1))?,
+        false => vec![],
+    };
     let threads = rocmforge_loader::compute_threads();
     if args.json {
         let of = |name| parts.iter().find(|p| p.name == name);
@@ -100,7 +105,7 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
             json!({
                 "model": entry.path, "backend": backend, "threads": threads, "repetitions": args.repetitions,
                 "depth": args.depth, "limits": limits, "pp": of("prompt"), "tg": of("generation"), "batch": of("batch"),
-                "profile": profiles,
+                "profile": profiles, "sampling": sampling,
             })
         );
         return Ok(());
@@ -110,7 +115,8 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
     if let (Some(bytes), Some(products)) = (limits.bytes_per_second, limits.products_per_second) {
         say!("  limits: {:.1} GB/s read, {:.0} G products of 8 bits per second", bytes / 1e9, products / 1e9);
     }
-    profiles.iter().try_for_each(profile::print)
+    profiles.iter().try_for_each(profile::print)?;
+    sampling::print(&sampling)
 }
 
 fn print(part: &Part) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Turns logits into tokens.
 
 mod constraint;
+mod device;
 mod dry;
 mod gbnf;
 mod grammar;

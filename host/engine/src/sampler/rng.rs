@@ -26,8 +26,17 @@ impl Rng {
 
     /// The n-th number, uniform over [0, 1) in steps of 2^-53.
     pub fn uniform(&self, n: u64) -> f64 {
-        let z = mix(self.start.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-        (z >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        self.bits(n) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// The same in units of 2^-64.
+    pub fn quantile(&self, n: u64) -> u64 {
+        self.bits(n) << 11
+    }
+
+    /// The 53 bits of the n-th number.
+    fn bits(&self, n: u64) -> u64 {
+        mix(self.start.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15))) >> 11
     }
 }
 

@@ -1,5 +1,7 @@
 //! The draw where every token may come: no list of candidates is made, and the vocabulary is gone through once.
 
+use rocmforge_program::LEAST_TEMPERATURE;
+
 use super::SamplingParams;
 use super::select::maximum;
 
@@ -11,7 +13,9 @@ const LEAST: f32 = -87.0;
 
 /// Whether the parameters leave every token in.
 pub(super) fn applies(params: &SamplingParams) -> bool {
-    params.top_k.is_none()
+    // Of a temperature whose inverse is no number weights are none either.
+    params.temperature >= LEAST_TEMPERATURE
+        && params.top_k.is_none()
         && params.top_p >= 1.0
         && params.min_p <= 0.0
         && params.top_n_sigma <= 0.0

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rocmforge_engine::{RunError, Runner, RunnerLimits, Vocabulary};
 use rocmforge_program::{
-    CacheDecl, DType, IR_VERSION, InputSource, ModelInfo, NO_BLOCK, Node, Op, OutputBuffer, OutputDecl, Program, Step,
-    StepLimits, ValueId, WeightDecl, WeightId, input, output,
+    CacheDecl, DType, IR_VERSION, InputSource, ModelInfo, NO_BLOCK, NO_TOKEN, Node, Op, OutputBuffer, OutputDecl,
+    Program, RowSampling, Step, StepLimits, ValueId, WeightDecl, WeightId, input, output,
 };
 
 pub const VOCAB: usize = 64;
@@ -30,6 +30,10 @@ pub struct SimulatedModel {
     pub fail: Arc<AtomicUsize>,
     /// If there is one, each step waits for a message; the sender gone means to run freely.
     pub gate: Option<Receiver<()>>,
+    /// Whether it draws tokens, those of the latest step, and whether it can.
+    draws: bool,
+    drawn: Vec<u32>,
+    pub broken: bool,
 }
 
 impl SimulatedModel {
@@ -47,8 +51,15 @@ impl SimulatedModel {
         let caches = windows.iter().enumerate().map(cache).collect();
         let (weights, nodes, outputs) = Default::default();
         let program = Program { ir: IR_VERSION, info, weights, caches, nodes, outputs };
-        let (cache, rows, pooled, fail) = Default::default();
-        SimulatedModel { program, limits, cache, rows, pooled, fail, gate: None }
+        let (cache, rows, pooled, fail, drawn) = Default::default();
+        let (draws, broken) = (false, false);
+        SimulatedModel { program, limits, cache, rows, pooled, fail, gate: None, draws, drawn, broken }
+    }
+
+    /// A model on a device that draws tokens itself.
+    pub fn drawing(mut self) -> SimulatedModel {
+        self.draws = true;
+        self
     }
 
     /// A model that tells embeddings: the pooled [states](state).
@@ -163,6 +174,33 @@ impl Runner for SimulatedModel {
             }
             self.rows.extend(logits(state));
         }
+        Ok(())
+    }
+
+    fn samples(&self) -> bool {
+        self.draws
+    }
+
+    fn submit_sampling(&mut self, step: &Step<'_>, rows: &[RowSampling]) -> Result<(), RunError> {
+        assert!(self.draws && !rows.is_empty());
+        // What a plugin would be given, checked as there.
+        let mut bytes = vec![];
+        rows.iter().for_each(|row| row.write(&mut bytes));
+        let rows = RowSampling::read(&bytes, step.logits_rows.len())?;
+        self.submit(step)?;
+        let all: Vec<Vec<f32>> = self.rows.chunks_exact(VOCAB).map(<[f32]>::to_vec).collect();
+        let draw = |r: &RowSampling| match self.broken {
+            true => NO_TOKEN,
+            false => rocmforge_reference::sample(&all[r.row as usize], r),
+        };
+        self.drawn = rows.iter().map(draw).collect();
+        let left = all.iter().zip(0..).filter(|(_, i)| rows.iter().all(|r| r.row != *i));
+        self.rows = left.flat_map(|(row, _)| row).copied().collect();
+        Ok(())
+    }
+
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<(), RunError> {
+        tokens.copy_from_slice(&self.drawn);
         Ok(())
     }
 

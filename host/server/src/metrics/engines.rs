@@ -41,6 +41,9 @@ impl Collector for Engines {
         counter("preemptions", "Times that a request lost its blocks to others", |s| s.preemptions)?;
         counter("guessed_tokens", "Tokens computed on the guess that they come next", |s| s.guessed_tokens)?;
         counter("accepted_guessed_tokens", "Guessed tokens that came", |s| s.accepted_tokens)?;
+        counter("device_draws", "Tokens drawn by the device, in place of logits copied to the host", |s| {
+            s.device_draws
+        })?;
         let mut blocks = |name: &str, help: &str, of: fn(&BlockCounts) -> usize| {
             let values = stats.iter().flat_map(|(id, s)| {
                 let group =

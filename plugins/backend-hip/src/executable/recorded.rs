@@ -3,7 +3,7 @@
 use rocmforge_sdk::program::Step;
 use rocmforge_sdk::{Result, log};
 
-use super::{HipExecutable, single};
+use super::{HipExecutable, Results, single};
 use crate::graph::{Graph, Key, bucket};
 use crate::metadata::{Layout, Rows};
 
@@ -21,7 +21,7 @@ impl HipExecutable {
 
     /// Launches a decoding step as it was recorded. The first of its kind is launched kernel by kernel, recorded, and
     /// launched again as recorded, to compare.
-    pub(super) fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<(Key, Vec<f32>)>> {
+    pub(super) fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<(Key, Results)>> {
         match self.graphs.get(&key) {
             Some(Some(graph)) => {
                 // SAFETY: graphs are cleared when buffers are replaced.
@@ -32,9 +32,10 @@ impl HipExecutable {
             None => {}
         }
         self.launch(layout, key.context)?;
-        self.download(rows)?;
+        self.draw(layout)?;
+        self.download(rows, true)?;
         self.stream.wait(self.patience)?;
-        let first = self.output_values(rows);
+        let first = self.results(rows, true)?;
         let recorded = self.run(layout, None).and_then(|mut run| {
             run.context = key.context;
             Graph::record(&self.stream, || run.all())

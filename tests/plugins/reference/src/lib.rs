@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rocmforge_reference::{Interpreter, ReferenceError};
-use rocmforge_sdk::program::{Activation, DType, GateKind, Op, OutputBuffer, Program, RopeScaling, RopeStyle, Step};
+use rocmforge_reference::{Interpreter, ReferenceError, sample};
+use rocmforge_sdk::program::{
+    Activation, DType, GateKind, Op, OutputBuffer, Program, RopeScaling, RopeStyle, RowSampling, Step, output,
+};
 use rocmforge_sdk::{Backend, BoundWeight, CompileOptions, Device, Error, Executable, MemoryNeed, Options, Result};
 use serde::Deserialize;
 
@@ -28,6 +30,10 @@ impl Backend for Reference {
         Ok(vec![Device { id: "reference".into(), ..Device::default() }])
     }
 
+    fn extensions(&self) -> Vec<String> {
+        vec!["sample/1".into()]
+    }
+
     fn supports(&self, op: &Op, _: &[DType]) -> bool {
         !matches!(op, Op::Custom(_))
     }
@@ -44,6 +50,7 @@ impl Backend for Reference {
             weights: HashMap::new(),
             interpreter: None,
             results: BTreeMap::new(),
+            drawn: vec![],
         })
     }
 }
@@ -118,6 +125,21 @@ struct Exec {
     weights: HashMap<String, (DType, Vec<u8>)>,
     interpreter: Option<Interpreter>,
     results: BTreeMap<String, Vec<f32>>,
+    /// Tokens that were drawn in the step.
+    drawn: Vec<u32>,
+}
+
+/// Changes how a token is drawn, as a mistake would.
+fn spoiled(sampling: RowSampling, fault: &str) -> RowSampling {
+    match fault {
+        "always the likeliest token" => RowSampling { temperature: 0.0, ..sampling },
+        "draws without temperature" => RowSampling { temperature: 1.0, ..sampling },
+        "draws without top_k" => RowSampling { top_k: 0, ..sampling },
+        "draws without top_p" => RowSampling { top_p: 1.0, ..sampling },
+        "draws without min_p" => RowSampling { min_p: 0.0, ..sampling },
+        "draws at one quantile" => RowSampling { draw: 1 << 63, ..sampling },
+        _ => sampling,
+    }
 }
 
 fn error(e: ReferenceError) -> Error {
@@ -169,6 +191,26 @@ impl Executable for Exec {
             _ => *step,
         };
         self.results = interpreter.run(&step).map_err(error)?;
+        Ok(())
+    }
+
+    fn submit_sampling(&mut self, step: &Step<'_>, rows: &[RowSampling]) -> Result<()> {
+        self.submit(step)?;
+        let logits = self.results.get_mut(output::LOGITS).ok_or_else(|| Error::internal("no logits"))?;
+        let width = logits.len() / step.logits_rows.len().max(1);
+        let all: Vec<Vec<f32>> = logits.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect();
+        let row = |r: &RowSampling| match self.fault.as_str() {
+            "draws from the first row" => 0,
+            _ => r.row as usize,
+        };
+        self.drawn = rows.iter().map(|r| sample(&all[row(r)], &spoiled(*r, &self.fault))).collect();
+        let left = all.into_iter().zip(0..).filter(|(_, i)| rows.iter().all(|r| r.row != *i));
+        *logits = left.flat_map(|(row, _)| row).collect();
+        Ok(())
+    }
+
+    fn sampled(&mut self, tokens: &mut [u32]) -> Result<()> {
+        tokens.copy_from_slice(&self.drawn);
         Ok(())
     }
 
