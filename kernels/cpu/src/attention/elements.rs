@@ -4,12 +4,14 @@
 //! product ends in a sum over its lanes; values lie `[block_size, value_dim]`.
 
 use crate::kv_cache::{GROUP, KvType};
-use crate::simd::Simd;
+use crate::simd::{Simd, prefetch};
 
 /// Keys of a block: where, how many there is room for, and their elements.
 #[derive(Clone, Copy)]
 pub(super) struct Keys {
     pub(super) data: *const u8,
+    /// What is asked for meanwhile, as many bytes; any address, null for nothing.
+    pub(super) ahead: *const u8,
     pub(super) room: usize,
     pub(super) dim: usize,
 }
@@ -18,6 +20,8 @@ pub(super) struct Keys {
 #[derive(Clone, Copy)]
 pub(super) struct Values {
     pub(super) data: *const u8,
+    /// What is asked for meanwhile, as many bytes; any address, null for nothing.
+    pub(super) ahead: *const u8,
     pub(super) room: usize,
     pub(super) first: usize,
     pub(super) count: usize,
@@ -93,29 +97,11 @@ const CHAINS: usize = 4;
 impl<P: Plain> Element for P {
     #[inline(always)]
     unsafe fn score<S: Simd, const R: usize>(s: S, keys: Keys, at: usize, n: usize, q: [*const f32; R]) -> [S::V; R] {
-        let mut sums = [[s.splat(0.0); R]; CHAINS];
-        let chains = if R < CHAINS { CHAINS } else { 1 };
-        let (bytes, mut d) = (P::KIND.bytes(), 0);
         // SAFETY: the caller's contract.
-        unsafe {
-            while d + chains <= keys.dim {
-                for (c, sums) in sums.iter_mut().enumerate().take(chains) {
-                    let key = P::load(s, keys.data.add(((d + c) * keys.room + at) * bytes), n);
-                    (0..R).for_each(|r| sums[r] = s.mul_add(key, s.splat(*q[r].add(d + c)), sums[r]));
-                }
-                d += chains;
-            }
-            while d < keys.dim {
-                let key = P::load(s, keys.data.add((d * keys.room + at) * bytes), n);
-                (0..R).for_each(|r| sums[0][r] = s.mul_add(key, s.splat(*q[r].add(d)), sums[0][r]));
-                d += 1;
-            }
+        match keys.ahead.is_null() {
+            true => unsafe { plain_score::<S, P, R, false>(s, keys, at, n, q) },
+            false => unsafe { plain_score::<S, P, R, true>(s, keys, at, n, q) },
         }
-        let [mut first, second, third, fourth] = sums;
-        if chains > 1 {
-            (0..R).for_each(|r| first[r] = s.add(s.add(first[r], second[r]), s.add(third[r], fourth[r])));
-        }
-        first
     }
 
     #[inline(always)]
@@ -124,16 +110,78 @@ impl<P: Plain> Element for P {
         values: Values,
         at: usize,
         n: usize,
-        (p, width): (*const f32, usize),
+        p: (*const f32, usize),
         sums: &mut [S::V; R],
     ) {
-        for j in 0..values.count {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let from = (values.first + j) * values.dim + at;
-                let value = P::load(s, values.data.add(from * P::KIND.bytes()), n);
-                (0..R).for_each(|r| sums[r] = s.mul_add(s.splat(*p.add(r * width + j)), value, sums[r]));
+        // SAFETY: the caller's contract.
+        match values.ahead.is_null() {
+            true => unsafe { plain_accumulate::<S, P, R, false>(s, values, at, n, p, sums) },
+            false => unsafe { plain_accumulate::<S, P, R, true>(s, values, at, n, p, sums) },
+        }
+    }
+}
+
+/// [`Element::score`]; with `AHEAD` it asks for what comes next, a bit with each key.
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn plain_score<S: Simd, P: Plain, const R: usize, const AHEAD: bool>(
+    s: S,
+    keys: Keys,
+    at: usize,
+    n: usize,
+    q: [*const f32; R],
+) -> [S::V; R] {
+    let mut sums = [[s.splat(0.0); R]; CHAINS];
+    let chains = if R < CHAINS { CHAINS } else { 1 };
+    let (bytes, mut d) = (P::KIND.bytes(), 0);
+    // SAFETY: the caller's contract.
+    unsafe {
+        while d + chains <= keys.dim {
+            for (c, sums) in sums.iter_mut().enumerate().take(chains) {
+                let place = ((d + c) * keys.room + at) * bytes;
+                if AHEAD {
+                    prefetch(keys.ahead.wrapping_add(place));
+                }
+                let key = P::load(s, keys.data.add(place), n);
+                (0..R).for_each(|r| sums[r] = s.mul_add(key, s.splat(*q[r].add(d + c)), sums[r]));
             }
+            d += chains;
+        }
+        while d < keys.dim {
+            let key = P::load(s, keys.data.add((d * keys.room + at) * bytes), n);
+            (0..R).for_each(|r| sums[0][r] = s.mul_add(key, s.splat(*q[r].add(d)), sums[0][r]));
+            d += 1;
+        }
+    }
+    let [mut first, second, third, fourth] = sums;
+    if chains > 1 {
+        (0..R).for_each(|r| first[r] = s.add(s.add(first[r], second[r]), s.add(third[r], fourth[r])));
+    }
+    first
+}
+
+/// [`Element::accumulate`]; with `AHEAD` it asks for what comes next, a bit with each value.
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn plain_accumulate<S: Simd, P: Plain, const R: usize, const AHEAD: bool>(
+    s: S,
+    values: Values,
+    at: usize,
+    n: usize,
+    (p, width): (*const f32, usize),
+    sums: &mut [S::V; R],
+) {
+    for j in 0..values.count {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let place = ((values.first + j) * values.dim + at) * P::KIND.bytes();
+            if AHEAD {
+                prefetch(values.ahead.wrapping_add(place));
+            }
+            let value = P::load(s, values.data.add(place), n);
+            (0..R).for_each(|r| sums[r] = s.mul_add(s.splat(*p.add(r * width + j)), value, sums[r]));
         }
     }
 }
@@ -166,6 +214,9 @@ impl Element for Eighth {
             for (group, start) in (0..keys.dim).step_by(GROUP).enumerate() {
                 let mut parts = [s.splat(0.0); R];
                 for d in start..keys.dim.min(start + GROUP) {
+                    if !keys.ahead.is_null() {
+                        prefetch(keys.ahead.wrapping_add(d * keys.room + at));
+                    }
                     let key = Eighth::codes(s, keys.data.add(d * keys.room + at), n);
                     (0..R).for_each(|r| parts[r] = s.mul_add(key, s.splat(*q[r].add(d)), parts[r]));
                 }
@@ -192,6 +243,9 @@ impl Element for Eighth {
             for j in 0..values.count {
                 let number = values.first + j;
                 let scale = s.splat_f16(scales.add(2 * (number * groups + at / GROUP)));
+                if !values.ahead.is_null() {
+                    prefetch(values.ahead.wrapping_add(number * values.dim + at));
+                }
                 let codes = Eighth::codes(s, values.data.add(number * values.dim + at), n);
                 let value = s.mul(codes, scale);
                 (0..R).for_each(|r| sums[r] = s.mul_add(s.splat(*p.add(r * width + j)), value, sums[r]));

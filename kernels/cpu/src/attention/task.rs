@@ -2,17 +2,18 @@
 //! what they see.
 
 use std::ops::Range;
+use std::ptr;
 
 use super::elements::{Eighth, Element, Half, Keys, Single, Values};
 use super::vectors::{exp_in_place, multiply, scale_scores};
 use super::{Attention, Sequences};
 use crate::kv_cache::{KvCache, KvType};
 use crate::shared::SharedMut;
-use crate::simd::{Kernel, Simd, prefetch};
+use crate::simd::{Kernel, Simd};
 
 /// Keys whose scores become weights at a time, about: enough that what is done once for them costs little.
 const SPAN: usize = 128;
-/// Most rows for which the next block is asked for in advance; with more there is time for the processor to do so.
+/// Most rows for which blocks are asked for in advance; with more there is time for the processor to do so.
 const FEW_ROWS: usize = 8;
 
 /// Blocks whose scores become weights at a time.
@@ -116,16 +117,15 @@ impl Task<'_, '_> {
             begins = part == 0;
         }
         self.begin(begins, &mut state);
+        let few = rows <= FEW_ROWS;
         for from in blocks.clone().step_by(span) {
             let until = blocks.end.min(from + span);
             let seen = oldest.max(from * size)..(last + 1).min(until * size);
             for b in from..until {
-                let block = self.block(b);
-                if rows <= FEW_ROWS && b + 1 < blocks.end {
-                    self.fetch(self.block(b + 1));
-                }
-                let data = self.cache.keys(block, self.kv_head).as_ptr();
-                let keys = Keys { data, room: size, dim: shape.key_dim };
+                let data = self.cache.keys(self.block(b), self.kv_head).as_ptr();
+                // The values of the block come after as many blocks of keys, and so do the next keys after values.
+                let ahead = if few { self.cache.values(self.block(b), self.kv_head).as_ptr() } else { ptr::null() };
+                let keys = Keys { data, ahead, room: size, dim: shape.key_dim };
                 self.score::<S, E>(s, keys, (b - from) * size, &mut state);
             }
             self.weigh(s, first, from * size, seen.clone(), &mut state);
@@ -133,7 +133,9 @@ impl Task<'_, '_> {
                 let (start, end) = (seen.start.max(b * size), seen.end.min((b + 1) * size));
                 let data = self.cache.values(self.block(b), self.kv_head).as_ptr();
                 let (first, count) = (start - b * size, end - start);
-                let values = Values { data, room: size, first, count, dim: shape.value_dim };
+                let next = Some(b + span).filter(|next| few && blocks.contains(next));
+                let ahead = next.map_or(ptr::null(), |b| self.cache.keys(self.block(b), self.kv_head).as_ptr());
+                let values = Values { data, ahead, room: size, first, count, dim: shape.value_dim };
                 self.add_values::<S, E>(s, values, start - from * size, &mut state);
             }
         }
@@ -144,14 +146,6 @@ impl Task<'_, '_> {
     #[inline(always)]
     fn block(&self, b: usize) -> usize {
         self.sequences.block_tables[self.sequence * self.sequences.max_blocks + b] as usize
-    }
-
-    /// Asks for a block.
-    #[inline(always)]
-    fn fetch(&self, block: usize) {
-        for bytes in [self.cache.keys(block, self.kv_head), self.cache.values(block, self.kv_head)] {
-            bytes.iter().step_by(64).for_each(|line| prefetch(line));
-        }
     }
 
     /// The oldest position that a query sees.
@@ -257,7 +251,10 @@ impl Task<'_, '_> {
                 1 => self.add_rows::<S, E, 1>(s, values, row, from, state),
                 2 => self.add_rows::<S, E, 2>(s, values, row, from, state),
                 3 => self.add_rows::<S, E, 3>(s, values, row, from, state),
-                4..8 => self.add_rows::<S, E, 4>(s, values, row, from, state),
+                4 => self.add_rows::<S, E, 4>(s, values, row, from, state),
+                5 => self.add_rows::<S, E, 5>(s, values, row, from, state),
+                6 => self.add_rows::<S, E, 6>(s, values, row, from, state),
+                7 => self.add_rows::<S, E, 7>(s, values, row, from, state),
                 _ => self.add_rows::<S, E, 8>(s, values, row, from, state),
             };
         }
