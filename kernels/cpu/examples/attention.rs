@@ -51,7 +51,11 @@ fn main() {
         for tokens in [512, 2048] {
             let time = seconds(&mut cpu, (heads, dim), &caches[..2], 0, tokens);
             let operations = (tokens * (tokens + 1) / 2 * heads * dim * 4) as f64;
-            println!("{name}: a prompt of {tokens:5}: {:8.1} us per layer, {:5.1} GFLOP/s", time * 1e6, operations / time / 1e9);
+            println!(
+                "{name}: a prompt of {tokens:5}: {:8.1} us per layer, {:5.1} GFLOP/s",
+                time * 1e6,
+                operations / time / 1e9
+            );
         }
     }
 }

@@ -1,6 +1,11 @@
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::packed::advise_huge_pages;
 use crate::simd::{Kernel, Simd};
+use crate::zeros::zeros;
+
+/// Bytes of keys or values of a layer from which on pages are large, so that short contexts take little memory.
+const SMALL_PAGES: usize = 2 << 20;
 
 /// Elements that share a scale in a cache of 8 bits.
 pub(crate) const GROUP: usize = 32;
@@ -117,16 +122,13 @@ fn part(bytes: &[u8], index: usize, len: usize) -> &[u8] {
     &bytes[index * len..(index + 1) * len]
 }
 
-/// Zeros that take no memory until they are written. `None` if the system refuses.
+/// `None` if the system refuses.
 fn zeroed(len: usize) -> Option<Vec<u8>> {
-    let layout = std::alloc::Layout::array::<u8>(len).ok()?;
-    if len == 0 {
-        return Some(vec![]);
+    let mut bytes = zeros(len).ok()?;
+    if len > SMALL_PAGES {
+        advise_huge_pages(&mut bytes[SMALL_PAGES..]);
     }
-    // SAFETY: the layout is not empty.
-    let data = unsafe { std::alloc::alloc_zeroed(layout) };
-    // SAFETY: just allocated with the layout of a Vec of this capacity, and all bytes are initialised.
-    (!data.is_null()).then(|| unsafe { Vec::from_raw_parts(data, len, len) })
+    Some(bytes)
 }
 
 struct Scatter<'a> {

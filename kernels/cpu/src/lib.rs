@@ -29,6 +29,7 @@ mod rope;
 mod shared;
 mod simd;
 mod workspace;
+mod zeros;
 
 pub use attention::{Attention, Sequences};
 pub use cpu::Cpu;
@@ -45,3 +46,4 @@ pub use packed::{Packed, advise_huge_pages, large_zeros};
 pub use pool::Pool;
 pub use rope::Rope;
 pub use workspace::Needs;
+pub use zeros::{Zero, zeros};

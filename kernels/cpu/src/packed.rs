@@ -11,6 +11,7 @@ use crate::isa::Isa;
 use crate::matrix::{Layout, Matrix};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
+use crate::zeros::zeros;
 
 /// Bytes of a group per task, about.
 const TASK_BYTES: usize = 4 * int8::TASK_BYTES;
@@ -160,13 +161,7 @@ fn no_layout(dtype: DType) -> KernelError {
 /// # Errors
 /// The system has no memory.
 pub fn large_zeros(len: usize) -> Result<Vec<u8>, KernelError> {
-    let none = || KernelError::Memory { bytes: len as u64 };
-    let layout = std::alloc::Layout::array::<u8>(len.max(1)).map_err(|_| none())?;
-    // SAFETY: the size is not 0; if not null, the memory holds `len` bytes that are set, in this layout.
-    let mut bytes = unsafe {
-        let p = std::alloc::alloc_zeroed(layout);
-        if p.is_null() { Err(none()) } else { Ok(Vec::from_raw_parts(p, len, len.max(1))) }
-    }?;
+    let mut bytes = zeros(len)?;
     advise_huge_pages(&mut bytes);
     Ok(bytes)
 }

@@ -2,11 +2,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::KernelError;
 use crate::packed::advise_huge_pages;
+use crate::zeros::{Zero, zeros};
 
 /// A cache line, so that vectors of it are aligned to one.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line([f32; LINE]);
+
+// SAFETY: numbers without padding.
+unsafe impl Zero for Line {}
 
 /// Elements per [`Line`].
 pub(crate) const LINE: usize = 16;
@@ -84,11 +88,14 @@ impl Workspace {
     }
 }
 
+/// What was in it is lost.
 fn grow(lines: &mut Vec<Line>, floats: usize) -> Result<(), KernelError> {
-    let more = floats.div_ceil(LINE).saturating_sub(lines.len());
-    lines.try_reserve_exact(more).map_err(|_| KernelError::Memory { bytes: (floats as u64).saturating_mul(4) })?;
-    advise_huge_pages(lines.spare_capacity_mut());
-    lines.resize(lines.len() + more, Line([0.0; LINE]));
+    let needed = floats.div_ceil(LINE);
+    if needed > lines.len() {
+        *lines = vec![];
+        *lines = zeros(needed)?;
+        advise_huge_pages(lines);
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use rocmforge_kernels_cpu::{Zero, advise_huge_pages, zeros};
 use rocmforge_sdk::program::Lead;
 use rocmforge_sdk::{Error, Result};
 
@@ -48,7 +49,7 @@ pub(crate) type Split<'a, E, const N: usize> = (&'a mut [E], [&'a [E]; N]);
 /// The most outputs at a time.
 const OUTPUTS: usize = 4;
 
-impl<E: Copy + Default> Regions<E> {
+impl<E: Zero> Regions<E> {
     /// For rows of so many elements; takes no memory yet.
     pub(crate) fn new(widths: [usize; 3]) -> Regions<E> {
         Regions { widths, data: Default::default(), rows: [0; 3] }
@@ -58,8 +59,12 @@ impl<E: Copy + Default> Regions<E> {
     pub(crate) fn set_rows(&mut self, rows: [usize; 3]) -> Result<()> {
         for (lead, data) in self.data.iter_mut().enumerate() {
             let needed = self.widths[lead].checked_mul(rows[lead]);
-            let more = needed.map(|n| n.saturating_sub(data.len()));
-            let Some(more) = more.filter(|&n| data.try_reserve_exact(n).is_ok()) else {
+            if needed.is_some_and(|n| n <= data.len()) {
+                continue;
+            }
+            // Nothing is kept from one step to the next.
+            *data = vec![];
+            let Some(mut made) = needed.and_then(|n| zeros(n).ok()) else {
                 let bytes = self.widths[lead] as f64 * rows[lead] as f64 * size_of::<E>() as f64;
                 return Err(Error::out_of_memory(format!(
                     "activations of {} rows: {:.1} MiB; use fewer tokens per step or fewer rows with logits",
@@ -67,7 +72,8 @@ impl<E: Copy + Default> Regions<E> {
                     bytes / f64::from(1 << 20)
                 )));
             };
-            data.resize(data.len() + more, E::default());
+            advise_huge_pages(&mut made);
+            *data = made;
         }
         self.rows = rows;
         Ok(())

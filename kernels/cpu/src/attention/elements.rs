@@ -98,9 +98,11 @@ impl<P: Plain> Element for P {
     #[inline(always)]
     unsafe fn score<S: Simd, const R: usize>(s: S, keys: Keys, at: usize, n: usize, q: [*const f32; R]) -> [S::V; R] {
         // SAFETY: the caller's contract.
-        match keys.ahead.is_null() {
-            true => unsafe { plain_score::<S, P, R, false>(s, keys, at, n, q) },
-            false => unsafe { plain_score::<S, P, R, true>(s, keys, at, n, q) },
+        unsafe {
+            match keys.ahead.is_null() {
+                true => plain_score::<S, P, R, false>(s, keys, at, n, q),
+                false => plain_score::<S, P, R, true>(s, keys, at, n, q),
+            }
         }
     }
 
@@ -114,9 +116,11 @@ impl<P: Plain> Element for P {
         sums: &mut [S::V; R],
     ) {
         // SAFETY: the caller's contract.
-        match values.ahead.is_null() {
-            true => unsafe { plain_accumulate::<S, P, R, false>(s, values, at, n, p, sums) },
-            false => unsafe { plain_accumulate::<S, P, R, true>(s, values, at, n, p, sums) },
+        unsafe {
+            match values.ahead.is_null() {
+                true => plain_accumulate::<S, P, R, false>(s, values, at, n, p, sums),
+                false => plain_accumulate::<S, P, R, true>(s, values, at, n, p, sums),
+            }
         }
     }
 }
