@@ -272,6 +272,8 @@ struct RfGemmArgs {
     uint64_t residual; // f32 or 0; may be out
     uint64_t tiles;    // u32 [.., 3] or 0
     uint64_t sorted;   // u32 [items], with tiles
+    uint64_t partial;  // f32 [splits, items, rows], with splits
+    uint64_t arrived;  // u32 [blocks of a split], all 0, with splits
     uint32_t rows;
     uint32_t columns;
     uint32_t items;
@@ -280,6 +282,8 @@ struct RfGemmArgs {
     uint32_t residual_stride;
     uint32_t slots;
     uint32_t shared;   // x has a row per token, not per item
+    uint32_t splits;   // parts of k, a block each: 1 but for kernels of at most 64 items without tiles
+    uint32_t reserved;
 };
 
 // Choice of experts. Gate 0: softmax over all, 1: softmax over the chosen, 2: sigmoid. At most 1024 experts, 64 chosen.

@@ -34,19 +34,16 @@ RF_FN void rf_store_words(uint16_t *to, const uint32_t (&w)[8]) {
     out[1] = {w[4], w[5], w[6], w[7]};
 }
 
-// A unit's values as f16, group g to `to + 16 * g`.
+// A unit's values as pairs of f16, group by group.
 template <uint32_t format>
-RF_FN void rf_store_unit(uint16_t *to, const typename RfFormat<format>::Raw &raw, uint32_t unit) {
+RF_FN void rf_unit_halves(const typename RfFormat<format>::Raw &raw, uint32_t unit, uint32_t (&w)[RfFormat<format>::groups][8]) {
     typedef RfFormat<format> F;
     if constexpr (format == RF_F16 || format == RF_BF16) {
-        uint32_t w[8] = {raw.q[0].x, raw.q[0].y, raw.q[0].z, raw.q[0].w, raw.q[1].x, raw.q[1].y, raw.q[1].z, raw.q[1].w};
-        if constexpr (format == RF_BF16) {
+        const uint32_t q[8] = {raw.q[0].x, raw.q[0].y, raw.q[0].z, raw.q[0].w, raw.q[1].x, raw.q[1].y, raw.q[1].z, raw.q[1].w};
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                w[i] = rf_pack_halves(rf_float(w[i] << 16), rf_float(w[i] & 0xffff0000u));
-            }
+        for (int i = 0; i < 8; i++) {
+            w[0][i] = format == RF_F16 ? q[i] : rf_pack_halves(rf_float(q[i] << 16), rf_float(q[i] & 0xffff0000u));
         }
-        rf_store_words(to, w);
     } else {
         uint32_t codes[F::groups][4];
         float scale[F::groups], minimum[F::groups];
@@ -54,27 +51,35 @@ RF_FN void rf_store_unit(uint16_t *to, const typename RfFormat<format>::Raw &raw
 #pragma unroll
         for (uint32_t g = 0; g < F::groups; g++) {
             uint32_t s = rf_pack_halves(scale[g], scale[g]), m = rf_pack_halves(minimum[g], minimum[g]);
-            uint32_t w[8];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 // Byte b, shifted to be unsigned, under the exponent of 1024 is 1024 + 128 + b; the sum takes that off exactly.
                 uint32_t q = codes[g][i] ^ 0x80808080u;
                 uint32_t low = rf_byte_permute(q, 0x64646464u, 0x4140), high = rf_byte_permute(q, 0x64646464u, 0x4342);
-                w[2 * i] = rf_fma_halves(rf_add_halves(low, 0xe480e480u), s, m);
-                w[2 * i + 1] = rf_fma_halves(rf_add_halves(high, 0xe480e480u), s, m);
+                w[g][2 * i] = rf_fma_halves(rf_add_halves(low, 0xe480e480u), s, m);
+                w[g][2 * i + 1] = rf_fma_halves(rf_add_halves(high, 0xe480e480u), s, m);
             }
-            rf_store_words(to + 16 * g, w);
         }
     }
 }
 
-// BM x BN per block, BK elements per step, and WK waves that share a tile by k; the others split BM in two and BN.
-// `depth` steps of weights and activations are under way at once.
-template <uint32_t format, uint32_t BM, uint32_t BN, uint32_t BK, uint32_t WK, uint32_t depth>
+// The same to shared memory, group g to `to + 16 * g`.
+template <uint32_t format>
+RF_FN void rf_store_unit(uint16_t *to, const typename RfFormat<format>::Raw &raw, uint32_t unit) {
+    uint32_t w[RfFormat<format>::groups][8];
+    rf_unit_halves<format>(raw, unit, w);
+#pragma unroll
+    for (uint32_t g = 0; g < RfFormat<format>::groups; g++) {
+        rf_store_words(to + 16 * g, w[g]);
+    }
+}
+
+// BM x BN per block, BK elements per step; the waves split BM in two, and BN.
+template <uint32_t format, uint32_t BM, uint32_t BN, uint32_t BK>
 struct RfGemm {
     typedef RfFormat<format> F;
     static constexpr uint32_t waves = RF_GEMM_THREADS / RF_WAVE;
-    static constexpr uint32_t wm = BM >= 32 ? 2 : 1, wn = waves / wm / WK;
+    static constexpr uint32_t wm = 2, wn = waves / wm;
     static constexpr uint32_t tm = BM / wm / 16, tn = BN / wn / 16; // tiles of a wave
     static constexpr uint32_t stride = BK + 8;                     // of shared rows, against bank conflicts
     static constexpr uint32_t units = BK / 16 / F::groups;          // of a row in a step
@@ -158,86 +163,38 @@ struct RfGemm {
     }
 
     RF_METHOD void run(Shared &shared) const {
-        const uint32_t wave = rf_wave();
-        const uint32_t k0 = wave % WK, n_at = wave / WK % wn * tn * 16, m_at = wave / WK / wn * tm * 16;
-        RfAcc acc[tm][tn] = {};
-        Weights held[depth];
-        Activations x[depth];
+        const uint32_t n_at = rf_wave() % wn * tn * 16, m_at = rf_wave() / wn * tm * 16;
         const uint32_t steps = (columns + BK - 1) / BK;
-#pragma unroll
-        for (uint32_t d = 0; d < depth; d++) {
-            load(held[d], rf_min(d, steps - 1));
-            load(x[d], rf_min(d, steps - 1));
+        RfAcc acc[tm][tn] = {};
+        Weights held;
+        Activations x;
+        load(held, 0);
+        load(x, 0);
+        for (uint32_t step = 0; step < steps; step++) {
+            store(held, x, shared, step);
+            rf_barrier();
+            load(held, rf_min(step + 1, steps - 1));
+            load(x, rf_min(step + 1, steps - 1));
+            multiply(acc, shared, n_at, m_at);
+            rf_barrier();
         }
-        for (uint32_t first = 0; first < steps; first += depth) {
-#pragma unroll
-            for (uint32_t d = 0; d < depth; d++) {
-                const uint32_t step = first + d;
-                if (step < steps) {
-                    store(held[d], x[d], shared, step);
-                    rf_barrier();
-                    load(held[d], rf_min(step + depth, steps - 1));
-                    load(x[d], rf_min(step + depth, steps - 1));
-                    multiply(acc, shared, k0, n_at, m_at);
-                    rf_barrier();
-                }
-            }
-        }
-        if (WK > 1) {
-            reduce(acc, shared, k0, n_at, m_at);
-        }
-        if (k0 == 0) {
-            finish(acc, n_at, m_at);
-        }
+        finish(acc, n_at, m_at);
     }
 
-    RF_METHOD void multiply(RfAcc (&acc)[tm][tn], const Shared &shared, uint32_t k0, uint32_t n_at, uint32_t m_at) const {
+    RF_METHOD void multiply(RfAcc (&acc)[tm][tn], const Shared &shared, uint32_t n_at, uint32_t m_at) const {
         RF_UNROLL_K
-        for (uint32_t k = 0; k < BK / 16 / WK; k++) {
-            const uint32_t at = (k * WK + k0) * 16;
+        for (uint32_t k = 0; k < BK; k += 16) {
             RfTileB b[tn];
 #pragma unroll
             for (uint32_t j = 0; j < tn; j++) {
-                b[j] = rf_load_b(shared.w + (n_at + 16 * j) * stride + at, stride);
+                b[j] = rf_load_b(shared.w + (n_at + 16 * j) * stride + k, stride);
             }
 #pragma unroll
             for (uint32_t i = 0; i < tm; i++) {
-                RfTileA a = rf_load_a(shared.x + (m_at + 16 * i) * stride + at, stride);
+                RfTileA a = rf_load_a(shared.x + (m_at + 16 * i) * stride + k, stride);
 #pragma unroll
                 for (uint32_t j = 0; j < tn; j++) {
                     rf_multiply(acc[i][j], a, b[j]);
-                }
-            }
-        }
-    }
-
-    // Sums the tiles of waves that took different k, through the shared tiles, which are free by now.
-    RF_METHOD void reduce(RfAcc (&acc)[tm][tn], Shared &shared, uint32_t k0, uint32_t n_at, uint32_t m_at) const {
-        float *sums = reinterpret_cast<float *>(&shared);
-        static_assert(WK == 1 || sizeof(Shared) >= BM * BN * 4, "room for the sums");
-        for (uint32_t turn = WK - 1; turn > 0; turn--) {
-#pragma unroll
-            for (uint32_t i = 0; i < tm; i++) {
-#pragma unroll
-                for (uint32_t j = 0; j < tn; j++) {
-#pragma unroll
-                    for (uint32_t e = 0; e < RF_ACC; e++) {
-                        float *at = sums + (m_at + 16 * i + rf_acc_row(e)) * BN + n_at + 16 * j + rf_acc_column(e);
-                        if (k0 == turn) {
-                            *at = turn == WK - 1 ? acc[i][j].x[e] : *at + acc[i][j].x[e];
-                        }
-                    }
-                }
-            }
-            rf_barrier();
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < tm; i++) {
-#pragma unroll
-            for (uint32_t j = 0; j < tn; j++) {
-#pragma unroll
-                for (uint32_t e = 0; e < RF_ACC; e++) {
-                    acc[i][j].x[e] += sums[(m_at + 16 * i + rf_acc_row(e)) * BN + n_at + 16 * j + rf_acc_column(e)];
                 }
             }
         }
@@ -292,16 +249,10 @@ RF_FN void rf_gemm(const RfGemmArgs &args, uint32_t bm, uint32_t bn, typename Ge
 }
 
 template <uint32_t format>
-using RfGemmLarge = RfGemm<format, 128, 128, 64, 1, 1>;
-template <uint32_t format>
-using RfGemmSmall = RfGemm<format, 32, 32, 256, 256 / RF_WAVE / 2, 3>;
+using RfGemmLarge = RfGemm<format, 128, 128, 64>;
 
-#define RF_GEMM(name, format)                                                                                          \
+#define RF_GEMM_MANY(name, format)                                                                                     \
     RF_KERNEL_DENSE(rf_gemm_##name##_128, RfGemmArgs, RF_GEMM_THREADS, 2) {                                            \
         RF_SHARED RfGemmLarge<format>::Shared shared;                                                                  \
         rf_gemm<RfGemmLarge<format>>(args, 128, 128, shared);                                                          \
-    }                                                                                                                  \
-    RF_KERNEL_DENSE(rf_gemm_##name##_32, RfGemmArgs, RF_GEMM_THREADS, 2) {                                             \
-        RF_SHARED RfGemmSmall<format>::Shared shared;                                                                  \
-        rf_gemm<RfGemmSmall<format>>(args, 32, 32, shared);                                                            \
     }

@@ -1,6 +1,6 @@
 // y = W x for super-blocks of grid points: many vectors.
 #include "device.h"
-#include "gemm.h"
+#include "batch.h"
 
 RF_GEMM(iq1_s, RF_IQ1_S)
 RF_GEMM(iq1_m, RF_IQ1_M)

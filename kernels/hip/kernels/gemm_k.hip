@@ -1,6 +1,6 @@
 // y = W x for super-blocks of 256 and many vectors.
 #include "device.h"
-#include "gemm.h"
+#include "batch.h"
 
 RF_GEMM(q2_k, RF_Q2_K)
 RF_GEMM(q3_k, RF_Q3_K)

@@ -1,6 +1,6 @@
 // y = W x for blocks of 32 and many vectors.
 #include "device.h"
-#include "gemm.h"
+#include "batch.h"
 
 RF_GEMM(q4_0, RF_Q4_0)
 RF_GEMM(q4_1, RF_Q4_1)

@@ -1,6 +1,6 @@
 // y = W x for one and two bits, ternary, NVFP4 and Q8_K: many vectors.
 #include "device.h"
-#include "gemm.h"
+#include "batch.h"
 
 RF_GEMM(tq1_0, RF_TQ1_0)
 RF_GEMM(tq2_0, RF_TQ2_0)

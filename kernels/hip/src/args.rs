@@ -155,8 +155,9 @@ args! {
 
     /// A matrix and many vectors.
     struct RfGemmArgs {
-        weight: RfPlanes, x: u64, powers: u64, out: u64, bias: u64, residual: u64, tiles: u64, sorted: u64,
-        rows: u32, columns: u32, items: u32, x_stride: u32, out_stride: u32, residual_stride: u32, slots: u32, shared: u32,
+        weight: RfPlanes, x: u64, powers: u64, out: u64, bias: u64, residual: u64, tiles: u64, sorted: u64, partial: u64,
+        arrived: u64, rows: u32, columns: u32, items: u32, x_stride: u32, out_stride: u32, residual_stride: u32, slots: u32,
+        shared: u32, splits: u32, reserved: u32,
     }
 
     /// Choice of experts.

@@ -115,24 +115,61 @@ pub fn gemm_takes(dtype: DType, columns: u32) -> bool {
     }
 }
 
-/// Above this many items a block takes 128 of them.
-const GEMM_SMALL: u32 = 64;
-
-/// Items of one tile of [`gemm`] over experts.
+/// Items of one tile of [`gemm`], with experts or without.
 pub fn gemm_tile(items: u32, experts: u32) -> u32 {
-    if items / experts.max(1) > GEMM_SMALL { 128 } else { 32 }
+    match items / experts.max(1) {
+        0..=16 if experts == 0 => 16,
+        0..=32 => 32,
+        33..=64 => 64,
+        _ => 128,
+    }
+}
+
+/// Rows of a block with tiles of this size, and how many such blocks a compute unit of a large device holds.
+fn gemm_blocks(tile: u32) -> (u32, u32) {
+    match tile {
+        16 => (64, 4),
+        32 => (128, 3),
+        64 => (128, 2),
+        _ => (128, 2),
+    }
+}
+
+/// Into how many parts to divide the columns so that a device with so many compute units is busy, by blocks of which no part
+/// has fewer than 512 columns; what is left of them is summed by the last block, through [`gemm_partial_bytes`] of memory and
+/// [`gemm_counters`] counters.
+pub fn gemm_splits(args: &RfGemmArgs, units: u32) -> u32 {
+    let tile = gemm_tile(args.items, 0);
+    if args.tiles != 0 || tile > 64 {
+        return 1;
+    }
+    let blocks = gemm_counters(args);
+    let wanted = units * gemm_blocks(tile).1 / blocks.max(1);
+    wanted.clamp(1, (args.columns / 512).max(1))
+}
+
+/// Bytes of `partial` for [`gemm`] with so many splits.
+pub fn gemm_partial_bytes(args: &RfGemmArgs, splits: u32) -> u64 {
+    4 * u64::from(args.items) * u64::from(args.rows) * u64::from(splits)
+}
+
+/// Counters at `arrived` for [`gemm`] with splits.
+pub fn gemm_counters(args: &RfGemmArgs) -> u32 {
+    let tile = gemm_tile(args.items, 0);
+    args.rows.div_ceil(gemm_blocks(tile).0) * args.items.div_ceil(tile)
 }
 
 /// A matrix and many vectors, in f16 with a power of two per row.
 pub fn gemm(dtype: DType, args: &RfGemmArgs, wave: u32) -> Launch {
-    let tile = if args.items > GEMM_SMALL { 128 } else { 32 };
+    let tile = gemm_tile(args.items, 0);
     gemm_tiles(dtype, args, tile, args.items.div_ceil(tile), wave)
 }
 
 /// [`gemm`] over experts: `args.tiles` holds at most `tiles` tiles of `tile` items, from [`gemm_tile`]; unused ones count 0.
 pub fn gemm_tiles(dtype: DType, args: &RfGemmArgs, tile: u32, tiles: u32, wave: u32) -> Launch {
     let name = format!("rf_gemm_{}_{tile}", format_name(dtype));
-    launch(&name, wave, [args.rows.div_ceil(tile), tiles, 1], args)
+    let args = RfGemmArgs { splits: args.splits.max(1), ..*args };
+    launch(&name, wave, [args.rows.div_ceil(gemm_blocks(tile).0), tiles, args.splits], &args)
 }
 
 /// A function of each element.

@@ -68,7 +68,9 @@ macro_rules! kernels {
                 product!($norm, "gemv", $norm_format, "norm", "RfGemvArgs", Threads::Fixed(512)),
             )*)*
             $($(
-                product!($many, "gemm", $many_format, "32", "RfGemmArgs", ROW),
+                product!($many, "gemm", $many_format, "16", "RfGemmArgs", Threads::Waves(4)),
+                product!($many, "gemm", $many_format, "32", "RfGemmArgs", Threads::Waves(4)),
+                product!($many, "gemm", $many_format, "64", "RfGemmArgs", Threads::Waves(4)),
                 product!($many, "gemm", $many_format, "128", "RfGemmArgs", ROW),
             )*)*
         ];

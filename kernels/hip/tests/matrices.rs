@@ -151,10 +151,11 @@ fn products_with_many_vectors() {
                 assert_eq!(dtype, DType::F32);
                 continue;
             }
-            for items in [9usize, 70] {
+            for (items, splits) in [(9usize, 1u32), (20, 2), (35, 1), (70, 1)] {
                 let a = Activations::new(gpu, items, columns, &mut random);
                 let (bias, residual) = (random.normals(rows), random.normals(items * rows));
                 let out = gpu.upload(&residual);
+                let counters = gpu.upload(&[0u32; 16]);
                 let args = RfGemmArgs {
                     weight: m.planes,
                     x: a.half,
@@ -162,6 +163,9 @@ fn products_with_many_vectors() {
                     out,
                     bias: gpu.upload(&bias),
                     residual: out,
+                    partial: gpu.room(items * rows * splits as usize * 4),
+                    arrived: counters,
+                    splits,
                     rows: rows as u32,
                     columns: columns as u32,
                     items: items as u32,
@@ -180,6 +184,7 @@ fn products_with_many_vectors() {
                     })
                     .collect();
                 check(&format!("{dtype} x {items}"), &gpu.floats(out, items * rows), &expected, 1e-3, 1e-2);
+                assert_eq!(gpu.download::<u32>(counters, 16), [0; 16], "{dtype} x {items}");
             }
         }
     });

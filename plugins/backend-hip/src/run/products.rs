@@ -8,7 +8,7 @@ use super::{Run, word};
 use crate::plan::{Linear, Matrix, Norm, NormKind, Rounded, RoundedId, View};
 
 /// So many rows of activations and more go through the matrix units.
-const MANY_ROWS: usize = 9;
+const MANY_ROWS: usize = 3;
 
 /// An activation's number in the kernels.
 pub(super) fn activation(kind: Activation) -> u32 {
@@ -240,9 +240,13 @@ impl Run<'_> {
             residual_stride: a.residual_stride,
             slots: a.slots,
             shared: a.shared,
+            ..RfGemmArgs::default()
         };
         match linear.order {
-            None => self.launch(&launch::gemm(matrix.dtype, &args, wave))?,
+            None => {
+                self.divide(&mut args);
+                self.launch(&launch::gemm(matrix.dtype, &args, wave))?;
+            }
             Some((sorted, tiles)) => {
                 let experts = word(matrix.experts)?;
                 let tile = launch::gemm_tile(args.items, experts);
@@ -262,6 +266,18 @@ impl Run<'_> {
             }
         }
         self.after(linear)
+    }
+
+    /// Divides a product of few rows by columns, as far as there is memory for the parts.
+    fn divide(&self, args: &mut RfGemmArgs) {
+        let (partial, arrived) = (&self.memory.scratch, &self.memory.arrived);
+        let fits = |splits: u32| {
+            let counters = 4 * u64::from(launch::gemm_counters(args));
+            launch::gemm_partial_bytes(args, splits) <= partial.bytes() && counters <= arrived.bytes()
+        };
+        let most = launch::gemm_splits(args, self.facts.compute_units);
+        args.splits = (2..=most).rev().find(|&splits| fits(splits)).unwrap_or(1);
+        (args.partial, args.arrived) = (partial.address(), arrived.address());
     }
 
     /// What follows a product that does not do it itself.

@@ -1,0 +1,322 @@
+// Products of a quantised matrix with 2 to 64 vectors: batches of single tokens.
+//
+// Weights are the left matrix of the units, 16 rows to a tile, and vectors the right one, so that few vectors waste little. A lane
+// loads units of its rows as they lie in memory, makes f16 of them in registers and multiplies: each weight is read and unpacked
+// once for up to 64 vectors, and the next units are on their way meanwhile. Only the vectors go through shared memory.
+// Blocks are divided by rows and, for small matrices, by k: then the last block of a tile to arrive sums their parts.
+#pragma once
+
+#include "chunks.h"
+#include "gemm.h"
+
+constexpr uint32_t RF_BATCH_WAVES = 4;
+
+// Waves of TM x 16 rows; TN x 16 vectors; BK elements or more per step.
+template <uint32_t format, uint32_t TM, uint32_t TN, uint32_t BK>
+struct RfBatch {
+    typedef RfFormat<format> F;
+    static constexpr uint32_t threads = RF_BATCH_WAVES * RF_WAVE, most = 16 * TN, rows_each = TM * RF_OWN_ROWS;
+    static constexpr uint32_t block_rows = RF_BATCH_WAVES * TM * 16;
+    static constexpr uint32_t parts = RF_OWN_PARTS, chunks = 2 * F::groups;
+    static constexpr uint32_t span = parts * 16 * F::groups; // elements of a row that its lanes take with a unit each
+    static constexpr uint32_t spans = BK > span ? BK / span : 1;
+    static constexpr uint32_t units = spans * parts; // of a row in a step
+    static constexpr uint32_t per_lane = threads / 2 / most; // groups of all vectors that the block moves at once
+    static constexpr uint32_t moves = units * F::groups / per_lane;
+    static_assert(threads / 2 % most == 0 && units * F::groups % per_lane == 0, "whole vectors");
+
+    struct Shared {
+        alignas(16) uint16_t x[2][spans * chunks * TN * RF_CHUNK];
+#if !defined(RF_MATRIX_UNIT)
+        alignas(16) uint16_t room[RF_BATCH_WAVES][2 * TM * RF_CHUNK]; // two chunks of each wave's weights
+#endif
+        uint32_t last;
+    };
+
+    const RfGemmArgs &args;
+    uint64_t first_row;    // in the matrix
+    uint32_t n0;           // first row of the block
+    const uint32_t *items; // of this block's vectors, or 0: m0 ..
+    uint32_t m0, vectors;
+    uint32_t total;        // units of a row
+
+    RF_METHOD uint32_t item(uint32_t m) const { return items ? items[m0 + m] : m0 + m; }
+    RF_METHOD uint32_t x_row(uint32_t m) const {
+        uint32_t i = item(m);
+        return args.shared ? i / args.slots : i;
+    }
+
+    // ---- weights ----
+
+    struct Weights {
+        typename F::Raw raw[spans][rows_each];
+    };
+
+    RF_METHOD uint32_t unit(uint32_t step, uint32_t s) const {
+        return rf_min(step * units + s * parts + rf_own_part(), total - 1);
+    }
+
+    RF_METHOD void load(Weights &held, const uint64_t (&block)[rows_each], uint32_t step, uint32_t s) const {
+        const uint32_t u = unit(step, s);
+#pragma unroll
+        for (uint32_t i = 0; i < rows_each; i++) {
+            held.raw[s][i] = F::load(args.weight, block[i] + u / F::units, u % F::units);
+        }
+    }
+
+    // ---- vectors ----
+
+    struct Moves {
+        RfMove move[moves];
+    };
+
+    // The block's part of the move i: chunk `at % 2` of a group, of vector `at / 2 % most`.
+    RF_METHOD uint16_t *move_to(Shared &shared, uint32_t step, uint32_t i) const {
+        const uint32_t at = rf_thread(), vector = at / 2 % most, q = i * per_lane + at / 2 / most;
+        const uint32_t part = q % parts, group = q / parts % F::groups, s = q / parts / F::groups;
+        const uint32_t chunk = s * chunks + 2 * group + at % 2;
+        return shared.x[step % 2] + (chunk * TN + vector / 16) * RF_CHUNK + rf_chunk_at(vector % 16, part, chunk);
+    }
+
+    RF_METHOD void begin(Moves &held, Shared &shared, const uint16_t *x, uint32_t step) const {
+#pragma unroll
+        for (uint32_t i = 0; i < moves; i++) {
+            const uint32_t at = rf_thread(), vector = at / 2 % most, q = i * per_lane + at / 2 / most;
+            const uint32_t part = q % parts, group = q / parts % F::groups, s = q / parts / F::groups;
+            const uint32_t u = step * units + s * parts + part;
+            const uint32_t c = u / F::units * F::block + F::offset(u % F::units, group) + at % 2 * 8;
+            // Beyond the last unit the vectors are 0, and the weights are the last unit's, finite if it is.
+            const bool inside = vector < vectors && u < total;
+            rf_move_begin(held.move[i], move_to(shared, step, i), x + (inside ? c : 0), inside);
+        }
+    }
+    RF_METHOD void end(const Moves &held, Shared &shared, uint32_t step) const {
+#pragma unroll
+        for (uint32_t i = 0; i < moves; i++) {
+            rf_move_end(held.move[i], move_to(shared, step, i));
+        }
+        rf_moves_done();
+    }
+
+    // ---- the product ----
+
+    // Four words of each of the lane's rows in a tile: chunk t of the unit.
+    RF_METHOD void words_of(const uint32_t (&w)[rows_each][F::groups][8], uint32_t tile, uint32_t t,
+                            uint32_t (&words)[RF_OWN_ROWS][4]) const {
+#pragma unroll
+        for (uint32_t r = 0; r < RF_OWN_ROWS; r++) {
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                words[r][i] = w[tile * RF_OWN_ROWS + r][t / 2][t % 2 * 4 + i];
+            }
+        }
+    }
+
+#if defined(RF_MATRIX_UNIT)
+    RF_METHOD void multiply(RfAcc (&acc)[TM][TN], const uint32_t (&w)[rows_each][F::groups][8], const uint16_t *x,
+                            uint16_t *) const {
+#pragma unroll
+        for (uint32_t t = 0; t < chunks; t++) {
+            RfChunkA a[TM];
+#pragma unroll
+            for (uint32_t i = 0; i < TM; i++) {
+                rf_in_order();
+                uint32_t words[RF_OWN_ROWS][4];
+                words_of(w, i, t, words);
+                a[i] = rf_chunk_a(words);
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < TN; j++) {
+                rf_in_order();
+                const RfChunkB b = rf_chunk_b(x + (t * TN + j) * RF_CHUNK, t);
+#pragma unroll
+                for (uint32_t i = 0; i < TM; i++) {
+                    rf_multiply(acc[i][j], a[i], b);
+                }
+            }
+        }
+    }
+#else
+    RF_METHOD void multiply(RfAcc (&acc)[TM][TN], const uint32_t (&w)[rows_each][F::groups][8], const uint16_t *x,
+                            uint16_t *room) const {
+#pragma unroll
+        for (uint32_t g = 0; g < F::groups; g++) {
+            rf_wave_sync();
+#pragma unroll
+            for (uint32_t i = 0; i < 2 * TM; i++) {
+                uint32_t words[RF_OWN_ROWS][4];
+                words_of(w, i / 2, 2 * g + i % 2, words);
+                rf_chunk_store(room + i * RF_CHUNK, words);
+            }
+            rf_wave_sync();
+#pragma unroll 1
+            for (uint32_t t = 0; t < 2; t++) {
+#pragma unroll
+                for (uint32_t j = 0; j < TN; j++) {
+#pragma unroll
+                    for (uint32_t i = 0; i < TM; i++) {
+                        rf_in_order();
+                        rf_multiply(acc[i][j], room + (2 * i + t) * RF_CHUNK, x + ((2 * g + t) * TN + j) * RF_CHUNK);
+                    }
+                }
+            }
+        }
+    }
+#endif
+
+    RF_METHOD uint32_t tile_row(uint32_t tile) const { return n0 + (rf_wave() * TM + tile) * 16; }
+
+    RF_METHOD void run(Shared &shared) const {
+        const uint32_t steps = (total + units - 1) / units, each = (steps + args.splits - 1) / args.splits;
+        const uint32_t first = rf_block_z() * each, end_step = rf_min(first + each, steps);
+        uint64_t block[rows_each];
+#pragma unroll
+        for (uint32_t i = 0; i < rows_each; i++) {
+            const uint32_t row = rf_min(tile_row(i / RF_OWN_ROWS) + rf_own_row(i % RF_OWN_ROWS), args.rows - 1);
+            block[i] = (first_row + row) * (args.columns / F::block);
+        }
+        const uint32_t vector = rf_thread() / 2 % most;
+        const uint16_t *x = rf_ptr<const uint16_t>(args.x) + uint64_t(vector < vectors ? x_row(vector) : 0) * args.x_stride;
+#if defined(RF_MATRIX_UNIT)
+        uint16_t *room = nullptr;
+#else
+        uint16_t *room = shared.room[rf_wave()];
+#endif
+        RfAcc acc[TM][TN] = {};
+        Weights held;
+        Moves moving;
+        if (first < end_step) {
+            begin(moving, shared, x, first);
+#pragma unroll
+            for (uint32_t s = 0; s < spans; s++) {
+                load(held, block, first, s);
+            }
+            end(moving, shared, first);
+        }
+        rf_barrier();
+        for (uint32_t step = first; step < end_step; step++) {
+            const uint32_t next = rf_min(step + 1, end_step - 1);
+            if (next != step) {
+                begin(moving, shared, x, next);
+            }
+#pragma unroll
+            for (uint32_t s = 0; s < spans; s++) {
+                uint32_t w[rows_each][F::groups][8];
+                const uint32_t u = unit(step, s) % F::units;
+#pragma unroll
+                for (uint32_t i = 0; i < rows_each; i++) {
+                    rf_unit_halves<format>(held.raw[s][i], u, w[i]);
+                }
+                if (next != step) {
+                    load(held, block, next, s);
+                }
+                multiply(acc, w, shared.x[step % 2] + s * chunks * TN * RF_CHUNK, room);
+            }
+            if (next != step) {
+                end(moving, shared, next);
+            }
+            rf_barrier();
+        }
+        if (args.splits == 1 || sum_parts(acc, shared)) {
+            finish(acc);
+        }
+    }
+
+    // This block's part to memory; true for the last block of the tile to arrive, with the sum of all parts.
+    RF_METHOD bool sum_parts(RfAcc (&acc)[TM][TN], Shared &shared) const {
+        float *partial = rf_ptr<float>(args.partial);
+        const uint64_t part = uint64_t(args.items) * args.rows;
+        for_each([&](uint32_t i, uint32_t j, uint32_t e, uint32_t m, uint32_t row) {
+            partial[rf_block_z() * part + uint64_t(m0 + m) * args.rows + row] = acc[i][j].x[e];
+        });
+        rf_fence_device();
+        rf_barrier();
+        if (rf_thread() == 0) {
+            const uint32_t blocks = (args.rows + block_rows - 1) / block_rows;
+            uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + rf_block_y() * blocks + rf_block_x();
+            shared.last = rf_atomic_add(arrived, 1) + 1 == args.splits;
+            if (shared.last) {
+                *arrived = 0;
+            }
+        }
+        rf_barrier();
+        if (!shared.last) {
+            return false;
+        }
+        rf_fence_device();
+        for (uint32_t z = 0; z < args.splits; z++) {
+            for_each([&](uint32_t i, uint32_t j, uint32_t e, uint32_t m, uint32_t row) {
+                const float y = partial[z * part + uint64_t(m0 + m) * args.rows + row];
+                acc[i][j].x[e] = z == 0 ? y : acc[i][j].x[e] + y;
+            });
+        }
+        return true;
+    }
+
+    // The elements of this lane's tiles that are of the result.
+    template <class Body>
+    RF_METHOD void for_each(Body body) const {
+#pragma unroll
+        for (uint32_t i = 0; i < TM; i++) {
+#pragma unroll
+            for (uint32_t j = 0; j < TN; j++) {
+#pragma unroll
+                for (uint32_t e = 0; e < RF_ACC; e++) {
+                    const uint32_t row = tile_row(i) + rf_acc_row(e), m = 16 * j + rf_acc_column(e);
+                    if (row < args.rows && m < vectors) {
+                        body(i, j, e, m, row);
+                    }
+                }
+            }
+        }
+    }
+
+    RF_METHOD void finish(const RfAcc (&acc)[TM][TN]) const {
+        const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
+        const float *powers = rf_ptr<const float>(args.powers);
+        float *out = rf_ptr<float>(args.out);
+        for_each([&](uint32_t i, uint32_t j, uint32_t e, uint32_t m, uint32_t row) {
+            const uint64_t to = item(m);
+            float y = acc[i][j].x[e] * powers[x_row(m)];
+            y = bias ? y + bias[first_row + row] : y;
+            y = residual ? y + residual[to * args.residual_stride + row] : y;
+            out[to * args.out_stride + row] = y;
+        });
+    }
+};
+
+template <class Batch>
+RF_FN void rf_batch(const RfGemmArgs &args, typename Batch::Shared &shared) {
+    const uint32_t tile = rf_block_y(), total = args.columns / Batch::F::block * Batch::F::units;
+    Batch batch = {args, 0, rf_block_x() * Batch::block_rows, nullptr, tile * Batch::most, 0, total};
+    if (args.tiles) {
+        const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
+        batch.first_row = uint64_t(t[0]) * args.rows;
+        batch.items = rf_ptr<const uint32_t>(args.sorted);
+        batch.m0 = t[1];
+        batch.vectors = t[2];
+    } else {
+        batch.vectors = rf_min(args.items - batch.m0, Batch::most);
+    }
+    if (batch.vectors > 0) {
+        batch.run(shared);
+    }
+}
+
+template <uint32_t format>
+using RfBatch16 = RfBatch<format, 1, 1, 256>;
+template <uint32_t format>
+using RfBatch32 = RfBatch<format, 2, 2, 128>;
+template <uint32_t format>
+using RfBatch64 = RfBatch<format, 2, 4, 128>;
+
+#define RF_BATCH_KERNEL(name, batch, blocks)                                                                           \
+    RF_KERNEL_DENSE(name, RfGemmArgs, RF_BATCH_WAVES *RF_WAVE, blocks) {                                                \
+        RF_SHARED batch::Shared shared;                                                                                \
+        rf_batch<batch>(args, shared);                                                                                 \
+    }
+#define RF_GEMM(name, format)                                                                                          \
+    RF_GEMM_MANY(name, format)                                                                                         \
+    RF_BATCH_KERNEL(rf_gemm_##name##_16, RfBatch16<format>, 4)                                                         \
+    RF_BATCH_KERNEL(rf_gemm_##name##_32, RfBatch32<format>, 3)                                                         \
+    RF_BATCH_KERNEL(rf_gemm_##name##_64, RfBatch64<format>, 2)
