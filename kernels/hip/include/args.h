@@ -252,6 +252,8 @@ struct RfAttentionArgs {
     uint64_t arrived;      // u32 [(tokens + sequences) * kv_heads], all 0, or 0: the last part of a tile then reduces its parts
     uint64_t codes;        // i8 [tokens, heads, value_dim] or 0: the result quantised as well; value_dim is a multiple of 32
     uint64_t scales;       // RfScale, with codes
+    uint64_t half;         // f16 [tokens, heads, value_dim] or 0: the result as it is, for it is a mean of values in f16
+    uint64_t powers;       // f32 [tokens], with half: 1
 };
 
 // Attention of one token per sequence that makes its queries, keys and values itself: rope.q, rope.k and rope.v are of this step,

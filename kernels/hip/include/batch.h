@@ -25,8 +25,11 @@ struct RfBatch {
     static constexpr uint32_t moves = units * F::groups / per_lane;
     static_assert(threads / 2 % most == 0 && units * F::groups % per_lane == 0, "whole vectors");
 
+    // While one is read the next is filled, where there is room for two.
+    static constexpr uint32_t buffers = spans * chunks * TN * RF_CHUNK > 8192 ? 1 : 2;
+
     struct Shared {
-        alignas(16) uint16_t x[2][spans * chunks * TN * RF_CHUNK];
+        alignas(16) uint16_t x[buffers][spans * chunks * TN * RF_CHUNK];
 #if !defined(RF_MATRIX_UNIT)
         alignas(16) uint16_t room[RF_BATCH_WAVES][2 * TM * RF_CHUNK]; // two chunks of each wave's weights
 #endif
@@ -75,7 +78,7 @@ struct RfBatch {
         const uint32_t at = rf_thread(), vector = at / 2 % most, q = i * per_lane + at / 2 / most;
         const uint32_t part = q % parts, group = q / parts % F::groups, s = q / parts / F::groups;
         const uint32_t chunk = s * chunks + 2 * group + at % 2;
-        return shared.x[step % 2] + (chunk * TN + vector / 16) * RF_CHUNK + rf_chunk_at(vector % 16, part, chunk);
+        return shared.x[step % buffers] + (chunk * TN + vector / 16) * RF_CHUNK + rf_chunk_at(vector % 16, part, chunk);
     }
 
     RF_METHOD void begin(Moves &held, Shared &shared, const uint16_t *x, uint32_t step) const {
@@ -132,6 +135,7 @@ struct RfBatch {
 #pragma unroll
                 for (uint32_t i = 0; i < TM; i++) {
                     rf_multiply(acc[i][j], a[i], b);
+                    rf_pin(acc[i][j]);
                 }
             }
         }
@@ -196,7 +200,7 @@ struct RfBatch {
         rf_barrier();
         for (uint32_t step = first; step < end_step; step++) {
             const uint32_t next = rf_min(step + 1, end_step - 1);
-            if (next != step) {
+            if (buffers == 2 && next != step) {
                 begin(moving, shared, x, next);
             }
 #pragma unroll
@@ -210,7 +214,13 @@ struct RfBatch {
                 if (next != step) {
                     load(held, block, next, s);
                 }
-                multiply(acc, w, shared.x[step % 2] + s * chunks * TN * RF_CHUNK, room);
+                multiply(acc, w, shared.x[step % buffers] + s * chunks * TN * RF_CHUNK, room);
+            }
+            if (buffers == 1) {
+                rf_barrier();
+                if (next != step) {
+                    begin(moving, shared, x, next);
+                }
             }
             if (next != step) {
                 end(moving, shared, next);
@@ -260,9 +270,10 @@ struct RfBatch {
         for (uint32_t i = 0; i < TM; i++) {
 #pragma unroll
             for (uint32_t j = 0; j < TN; j++) {
+                rf_in_order();
 #pragma unroll
                 for (uint32_t e = 0; e < RF_ACC; e++) {
-                    const uint32_t row = tile_row(i) + rf_acc_row(e), m = 16 * j + rf_acc_column(e);
+                    const uint32_t row = tile_row(i) + rf_acc_row(e), m = rf_anew(16 * j + rf_acc_column(e));
                     if (row < args.rows && m < vectors) {
                         body(i, j, e, m, row);
                     }
@@ -318,5 +329,5 @@ using RfBatch64 = RfBatch<format, 2, 4, 128>;
 #define RF_GEMM(name, format)                                                                                          \
     RF_GEMM_MANY(name, format)                                                                                         \
     RF_BATCH_KERNEL(rf_gemm_##name##_16, RfBatch16<format>, 4)                                                         \
-    RF_BATCH_KERNEL(rf_gemm_##name##_32, RfBatch32<format>, 3)                                                         \
+    RF_BATCH_KERNEL(rf_gemm_##name##_32, RfBatch32<format>, RfFormat<format>::groups > 2 ? 2 : 3)                                                         \
     RF_BATCH_KERNEL(rf_gemm_##name##_64, RfBatch64<format>, 2)

@@ -160,6 +160,21 @@ RF_FN void rf_multiply(RfAcc &c, const uint16_t *a, const uint16_t *b) {
 #endif
 #endif
 
+// The products up to here are taken before anything behind it: otherwise the compiler holds back all of an unrolled loop, and
+// has no registers for what they multiply.
+RF_FN void rf_pin(RfAcc &acc) {
+#if defined(__GFX9__)
+    rf_float4 x;
+#elif defined(__AMDGCN__) && !defined(RF_TARGET_SIMT)
+    rf_float8 x;
+#endif
+#if defined(__AMDGCN__) && !defined(RF_TARGET_SIMT)
+    __builtin_memcpy(&x, acc.x, sizeof(x));
+    asm volatile("" : "+v"(x));
+    __builtin_memcpy(acc.x, &x, sizeof(x));
+#endif
+}
+
 // ---- 16 bytes to shared memory, on their way while the block computes ----
 
 struct RfMove {

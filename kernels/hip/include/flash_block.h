@@ -47,7 +47,7 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared,
             flash.run(shared, rf_block_x());
         }
     }
-    if (args.splits == 1 && args.codes) {
+    if (args.splits == 1 && (args.codes || args.half)) {
         rf_fence_device();
         rf_barrier();
         const uint32_t dim = args.cache.value_dim;
@@ -61,7 +61,7 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared,
                 if (c < dim) {
                     rf_load4(from, c, dim, false, y);
                 }
-                rf_store_head(args, token, head, c, y);
+                rf_store_head_forms(args, token, head, c, y);
             }
         }
     }

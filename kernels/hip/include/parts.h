@@ -5,19 +5,32 @@
 
 RF_FN float rf_exp_fast(float x) { return rf_exp2_fast(x * 1.44269504f); }
 
-// A head's result, quantised as well where asked for; called by a wave with elements 4 * lane .., of one round.
-RF_FN void rf_store_head(const RfAttentionArgs &args, uint64_t token, uint32_t head, uint32_t c, const float (&y)[4]) {
+// A head's result in its other forms; called by a wave with elements 4 * lane .., of one round.
+RF_FN void rf_store_head_forms(const RfAttentionArgs &args, uint64_t token, uint32_t head, uint32_t c, const float (&y)[4]) {
     const uint32_t dim = args.cache.value_dim;
     const bool inside = c < dim;
-    float *out = rf_ptr<float>(args.out) + token * args.out_stride + head * dim;
-    if (inside && args.out) {
-        rf_store4(out, c, dim, false, y);
+    if (args.half) {
+        if (inside) {
+            rf_store_halves(rf_ptr<uint16_t>(args.half) + (token * args.heads + head) * dim, c, dim, y, 1.0f);
+        }
+        if (head == 0 && c == 0) {
+            rf_ptr<float>(args.powers)[token] = 1.0f;
+        }
     }
     if (args.codes) {
         uint64_t row = (token * args.heads + head) * dim;
         const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.codes) + row, rf_ptr<RfScale>(args.scales) + row / 32, nullptr, nullptr};
         rf_store_codes(to, c, inside, y);
     }
+}
+
+// The same with the floats.
+RF_FN void rf_store_head(const RfAttentionArgs &args, uint64_t token, uint32_t head, uint32_t c, const float (&y)[4]) {
+    const uint32_t dim = args.cache.value_dim;
+    if (c < dim && args.out) {
+        rf_store4(rf_ptr<float>(args.out) + token * args.out_stride + head * dim, c, dim, false, y);
+    }
+    rf_store_head_forms(args, token, head, c, y);
 }
 
 // The parts of a row to its result, by a wave.

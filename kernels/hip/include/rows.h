@@ -4,7 +4,8 @@
 #include "args.h"
 
 constexpr uint32_t RF_ROW_THREADS = 512;
-constexpr uint32_t RF_ROW_HELD = 8; // groups of 4 elements that a lane holds: rows of up to 16384 stay in registers
+constexpr uint32_t RF_ROW_HELD = 8;       // groups of 4 elements that a lane holds: rows of up to 16384 stay in registers
+constexpr uint32_t RF_ROW_HELD_SHORT = 2; // for rows of up to 4096: more blocks to a compute unit
 
 // Where a row's results go; absent ones are null.
 struct RfRowOut {
@@ -80,13 +81,31 @@ RF_FN void rf_store4(float *p, uint32_t c, uint32_t n, bool whole, const float (
 
 RF_FN bool rf_is_aligned(const void *p) { return reinterpret_cast<uint64_t>(p) % 16 == 0; }
 
+RF_FN void rf_store_halves(uint16_t *p, uint32_t c, uint32_t n, const float (&y)[4], float inverse) {
+    if (n % 4 == 0) {
+        uint16_t h[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            h[i] = rf_f32_to_f16(y[i] * inverse);
+        }
+        *reinterpret_cast<rf_u32x2 *>(p + c) = {h[0] | uint32_t(h[1]) << 16, h[2] | uint32_t(h[3]) << 16};
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        if (c + i < n) {
+            p[c + i] = rf_f32_to_f16(y[i] * inverse);
+        }
+    }
+}
+
 // Stores a row that a block holds: lane t has elements 4 (t + j threads) .. of it in y[j], for j < groups.
-template <uint32_t threads = RF_ROW_THREADS>
-RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (&y)[RF_ROW_HELD][4], float *scratch) {
+template <uint32_t held, uint32_t threads = RF_ROW_THREADS>
+RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (&y)[held][4], float *scratch) {
     const bool whole = n % 4 == 0 && rf_is_aligned(to.out);
     float most = 0.0f;
 #pragma unroll
-    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+    for (uint32_t j = 0; j < held; j++) {
         if (j < groups) {
             uint32_t c = rf_anew(4 * (j * threads + rf_thread()));
             if (to.out && c < n) {
@@ -104,13 +123,10 @@ RF_FN void rf_store_row(const RfRowOut &to, uint32_t n, uint32_t groups, float (
     if (to.half) {
         float p = rf_row_power(rf_block_max<threads>(most, scratch)), inverse = 1.0f / p;
 #pragma unroll
-        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        for (uint32_t j = 0; j < held; j++) {
             uint32_t c = rf_anew(4 * (j * threads + rf_thread()));
-#pragma unroll
-            for (uint32_t i = 0; i < 4; i++) {
-                if (j < groups && c + i < n) {
-                    to.half[c + i] = rf_f32_to_f16(y[j][i] * inverse);
-                }
+            if (j < groups && c < n) {
+                rf_store_halves(to.half, c, n, y[j], inverse);
             }
         }
         if (rf_thread() == 0) {

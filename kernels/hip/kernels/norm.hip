@@ -45,8 +45,9 @@ RF_FN void rf_norm_long(const RfNormArgs &args, RfNormed y, float *sum, const Rf
     rf_store_long_row(to, n, y, scratch);
 }
 
-RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
-    RF_SHARED float scratch[RF_ROW_THREADS / 32];
+// Rows of which a lane holds up to `held` groups of 4 elements.
+template <uint32_t held>
+RF_FN void rf_norm_rows(const RfNormArgs &args, float *scratch) {
     const uint32_t n = args.n;
     const uint64_t row = rf_block_x(), token = row / args.heads, within = row % args.heads * n;
     const float *x = rf_ptr<const float>(args.x) + token * args.x_stride + within;
@@ -58,14 +59,14 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
                          rf_ptr<RfScale>(args.scales) + row * (n / 32),
                          args.half ? rf_ptr<uint16_t>(args.half) + row * n : nullptr, rf_ptr<float>(args.powers) + row};
     const uint32_t groups = (n + 4 * RF_ROW_THREADS - 1) / (4 * RF_ROW_THREADS);
-    if (groups > RF_ROW_HELD) {
+    if (held == RF_ROW_HELD && groups > held) {
         rf_norm_long(args, {x, addend, weight, bias, 0.0f, 1.0f, args.scale}, sum, to, scratch);
         return;
     }
     const bool whole = n % 4 == 0 && rf_is_aligned(x) && rf_is_aligned(addend) && rf_is_aligned(weight) && rf_is_aligned(bias);
-    float y[RF_ROW_HELD][4], w[RF_ROW_HELD][4];
+    float y[held][4], w[held][4];
 #pragma unroll
-    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+    for (uint32_t j = 0; j < held; j++) {
         uint32_t c = 4 * (j * RF_ROW_THREADS + rf_thread());
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -81,7 +82,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     }
     if (addend) {
 #pragma unroll
-        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        for (uint32_t j = 0; j < held; j++) {
             uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
             if (j < groups && c < n) {
                 float a[4];
@@ -96,7 +97,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     if (sum) {
         const bool whole_sum = n % 4 == 0 && rf_is_aligned(sum);
 #pragma unroll
-        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        for (uint32_t j = 0; j < held; j++) {
             uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
             if (j < groups && c < n) {
                 rf_store4(sum, c, n, whole_sum, y[j]);
@@ -107,7 +108,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     if (args.norm == 2) {
         float total = 0.0f;
 #pragma unroll
-        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        for (uint32_t j = 0; j < held; j++) {
             total += (y[j][0] + y[j][1]) + (y[j][2] + y[j][3]);
         }
         mean = rf_block_sum<RF_ROW_THREADS>(total, scratch) / float(n);
@@ -115,7 +116,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
     if (args.norm != 0) {
         float squares = 0.0f;
 #pragma unroll
-        for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+        for (uint32_t j = 0; j < held; j++) {
             uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
@@ -126,7 +127,7 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
         factor = 1.0f / rf_sqrt(rf_block_sum<RF_ROW_THREADS>(squares, scratch) / float(n) + args.eps);
     }
 #pragma unroll
-    for (uint32_t j = 0; j < RF_ROW_HELD; j++) {
+    for (uint32_t j = 0; j < held; j++) {
         uint32_t c = rf_anew(4 * (j * RF_ROW_THREADS + rf_thread()));
         float b[4] = {};
         if (bias && j < groups && c < n) {
@@ -137,5 +138,16 @@ RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
             y[j][i] = ((y[j][i] - mean) * factor * w[j][i] + b[i]) * args.scale;
         }
     }
-    rf_store_row(to, n, groups, y, scratch);
+    rf_store_row<held>(to, n, groups, y, scratch);
+}
+
+RF_KERNEL(rf_norm, RfNormArgs, RF_ROW_THREADS) {
+    RF_SHARED float scratch[RF_ROW_THREADS / 32];
+    rf_norm_rows<RF_ROW_HELD>(args, scratch);
+}
+
+// For rows of up to 4096.
+RF_KERNEL_DENSE(rf_norm_short, RfNormArgs, RF_ROW_THREADS, 2) {
+    RF_SHARED float scratch[RF_ROW_THREADS / 32];
+    rf_norm_rows<RF_ROW_HELD_SHORT>(args, scratch);
 }

@@ -148,6 +148,7 @@ args! {
         q: u64, out: u64, sinks: u64, positions: u64, sequence_of: u64, query_start: u64, context_lens: u64,
         block_tables: u64, partial: u64, cache: RfCache, tokens: u32, sequences: u32, heads: u32, q_stride: u32,
         out_stride: u32, max_blocks: u32, splits: u32, window: u32, scale: f32, softcap: f32, arrived: u64, codes: u64, scales: u64,
+        half: u64, powers: u64,
     }
 
     /// Attention of single tokens with the rotation before it.

@@ -50,7 +50,8 @@ pub fn embed(args: &RfEmbedArgs, wave: u32) -> Launch {
 
 /// A norm (or none) of each row, with an addition before and quantisation after.
 pub fn norm(args: &RfNormArgs, wave: u32) -> Launch {
-    launch("rf_norm", wave, [args.rows, 1, 1], args)
+    let name = if args.n <= 4096 { "rf_norm_short" } else { "rf_norm" };
+    launch(name, wave, [args.rows, 1, 1], args)
 }
 
 /// Two operands, element by element.
@@ -243,7 +244,7 @@ pub fn decode(args: &RfDecodeArgs, wave: u32) -> Option<Launch> {
     Some(launch(name, wave, [a.splits, a.cache.kv_heads, a.tokens], args))
 }
 
-/// Whether [`attention`] quantises its result where `codes` asks for it.
+/// Whether [`attention`] makes its result in the other forms where `codes` and `half` ask for them.
 pub fn attention_fuses(args: &RfAttentionArgs) -> bool {
     flash(args).is_some() && args.cache.value_dim.is_multiple_of(32)
 }

@@ -97,7 +97,10 @@ kernels! {
         rf_attention_reduce: RfAttentionArgs, Threads::Waves(1);
     }
     "embed" { rf_embed: RfEmbedArgs, Threads::Fixed(128); }
-    "norm" { rf_norm: RfNormArgs, Threads::Fixed(512); }
+    "norm" {
+        rf_norm: RfNormArgs, Threads::Fixed(512);
+        rf_norm_short: RfNormArgs, Threads::Fixed(512);
+    }
     "repack" { rf_repack: RfRepackArgs, ROW; }
     "flash" {
         rf_flash_64_many: RfAttentionArgs, Threads::Waves(4);

@@ -227,6 +227,7 @@ fn attend(gpu: &Gpu, shape: Shape, tolerance: (f64, f64)) {
         paged.args.arrived = if in_place { arrived } else { 0 };
         let fused = launch::attention_fuses(&paged.args) && (splits == 1 || in_place);
         (paged.args.codes, paged.args.scales) = if fused { (gpu.room(size), gpu.room(size / 4)) } else { (0, 0) };
+        (paged.args.half, paged.args.powers) = if fused { (gpu.room(size * 2), gpu.room(tokens * 4)) } else { (0, 0) };
         let launches = launch::attention(&paged.args, gpu.wave);
         assert_eq!(
             launches.len(),
@@ -246,6 +247,9 @@ fn attend(gpu: &Gpu, shape: Shape, tolerance: (f64, f64)) {
             let value = |(i, q): (usize, &i8)| f32::from(*q) * f32::from_bits(scales[i / 32] as u32);
             let coded: Vec<f32> = codes.iter().enumerate().map(value).collect();
             check(&format!("{what}, quantised"), &coded, &expected, 1e-2, 6e-2);
+            let halves: Vec<f32> = gpu.download::<u16>(paged.args.half, size).iter().map(|h| f16::from_bits(*h).to_f32()).collect();
+            assert_eq!(halves, found.iter().map(|y| f16::from_f32(*y).to_f32()).collect::<Vec<_>>(), "{what}");
+            assert_eq!(gpu.floats(paged.args.powers, tokens), vec![1.0; tokens], "{what}");
         }
     }
     assert!(gpu.download::<u32>(arrived, 1) == [0]);

@@ -313,9 +313,10 @@ impl Run<'_> {
             args.arrived = self.memory.arrived.address();
         }
         let forms = self.forms(a.rounded, layout.rows.tokens)?;
-        let at_once = forms.half == 0 && launch::attention_fuses(&args);
+        let at_once = launch::attention_fuses(&args);
         if at_once {
             (args.codes, args.scales) = (forms.codes, forms.scales);
+            (args.half, args.powers) = (forms.half, forms.powers);
         }
         Ok((args, at_once))
     }
