@@ -266,6 +266,30 @@ static std::vector<CUdeviceptr> copies_of(const Matrix &m, size_t most) {
     return copies;
 }
 
+// Gate and up that end in codes, and products whose norm follows, for one item: what a decoding step is made of.
+static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool pair) {
+    Matrix m = matrix(f, rows, columns);
+    auto copies = copies_of(m, 64);
+    Activations a = activations(1, columns);
+    const uint32_t results = pair ? rows / 2 : rows;
+    CUfunction k = function(std::string("gemv_") + f.source, std::string("rf_gemv_") + f.name + (pair ? "_1" : "_norm"));
+    RfGemvArgs args = {};
+    args.x = a.codes, args.scales = a.scales, args.out = allocate(results * 4);
+    args.rows = rows, args.columns = columns, args.items = 1, args.x_stride = columns, args.out_stride = results, args.slots = 1;
+    args.pair = pair ? results : 0, args.next_codes = allocate(results), args.next_scales = allocate(results / 4);
+    args.squares = allocate(results / 8), args.next_norm = !pair;
+    auto go = [&](int i) {
+        args.weight = planes_at(f, copies[i % copies.size()], uint64_t(rows) * columns / f.block);
+        launch(k, results / 32, 1, 1, pair ? 256 : 512, args);
+    };
+    double us = time_us(int(std::max<size_t>(copies.size(), 16)), go), rate = m.bytes / us / 1e3;
+    printf("gemv %-7s %6u x %5u %s: %8.2f us %7.0f GB/s %5.1f %% of copy\n", f.name, rows, columns, pair ? "pairs" : "norm", us, rate,
+           100 * rate / copy_rate);
+    for (CUdeviceptr p : copies) {
+        cuMemFree(p);
+    }
+}
+
 static void bench_gemv(const Format &f, uint32_t rows, uint32_t columns, uint32_t items) {
     Matrix m = matrix(f, rows, columns);
     auto copies = copies_of(m, 64);
@@ -398,6 +422,11 @@ int main(int argc, char **argv) {
                 bench_gemv(f, 28672, 4096, 4);
                 bench_gemv(f, 28672, 4096, 8);
             }
+        }
+        if (wanted("fused") && main) {
+            bench_fused(f, 28672, 4096, true);
+            bench_fused(f, 4096, 4096, false);
+            bench_fused(f, 4096, 14336, false);
         }
         if (wanted("gemm") || (wanted("gemm-main") && main)) {
             bench_gemm(f, 4096, 4096, {2048});

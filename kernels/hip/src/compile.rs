@@ -262,12 +262,23 @@ impl Cache {
         self.sources.join("kernels").join(format!("{}.hip", job.source))
     }
 
-    /// The file for a job's image: its name holds a hash of the sources, the compiler and the flags.
+    /// The file for a job's image: its name holds a hash of what it is made of, the compiler and the flags.
     fn image(&self, job: &Job, toolchain: &Toolchain) -> Result<PathBuf, CompileError> {
         let mut parts =
             vec![toolchain.version.clone().into_bytes(), toolchain.arguments(&job.arch).join(" ").into_bytes()];
-        for file in list(&self.sources.join("include"))?.into_iter().chain([self.source(job)]) {
-            parts.push(std::fs::read(&file).map_err(io(&file))?);
+        // The source and the headers that it includes, by themselves or by others.
+        let mut files = vec![self.source(job)];
+        let mut next = 0;
+        while let Some(file) = files.get(next) {
+            let text = std::fs::read_to_string(file).map_err(io(file))?;
+            for header in text.lines().filter_map(|l| l.trim().strip_prefix("#include \"")?.strip_suffix('"')) {
+                let header = self.sources.join("include").join(header);
+                if !files.contains(&header) {
+                    files.push(header);
+                }
+            }
+            parts.push(text.into_bytes());
+            next += 1;
         }
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         let name = format!("{}-{:016x}.{}", job.source, hash(&parts), toolchain.kind.extension());

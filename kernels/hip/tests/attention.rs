@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Gpu, Random, check, on_both_waves};
+use half::f16;
 use rocmforge_kernels_hip::*;
 
 const BLOCK: usize = 16;
@@ -247,7 +248,8 @@ fn attend(gpu: &Gpu, shape: Shape, tolerance: (f64, f64)) {
             let value = |(i, q): (usize, &i8)| f32::from(*q) * f32::from_bits(scales[i / 32] as u32);
             let coded: Vec<f32> = codes.iter().enumerate().map(value).collect();
             check(&format!("{what}, quantised"), &coded, &expected, 1e-2, 6e-2);
-            let halves: Vec<f32> = gpu.download::<u16>(paged.args.half, size).iter().map(|h| f16::from_bits(*h).to_f32()).collect();
+            let halves: Vec<f32> =
+                gpu.download::<u16>(paged.args.half, size).iter().map(|h| f16::from_bits(*h).to_f32()).collect();
             assert_eq!(halves, found.iter().map(|y| f16::from_f32(*y).to_f32()).collect::<Vec<_>>(), "{what}");
             assert_eq!(gpu.floats(paged.args.powers, tokens), vec![1.0; tokens], "{what}");
         }
