@@ -321,23 +321,23 @@ static void bench_gemv(const Format &f, uint32_t rows, uint32_t columns, uint32_
 }
 
 // With each number of items, and of parts of k where the kernel can be divided.
-static void bench_gemm(const Format &f, uint32_t rows, uint32_t columns, const std::vector<uint32_t> &all_items) {
+static void bench_gemm(const Format &f, uint32_t rows, uint32_t columns, const std::vector<uint32_t> &all_items, uint32_t forced = 0) {
     Matrix m = matrix(f, rows, columns);
     for (uint32_t items : all_items) {
-        auto copies = copies_of(m, items <= 64 ? 64 : 8);
+        auto copies = copies_of(m, items <= 128 ? 64 : 8);
         Activations a = activations(items, columns);
         CUdeviceptr out = allocate(size_t(rows) * items * 4);
-        const uint32_t tile = items <= 16 ? 16 : items <= 32 ? 32 : items <= 64 ? 64 : 128;
+        const uint32_t tile = forced ? forced : items <= 16 ? 16 : items <= 32 ? 32 : items <= 64 ? 64 : 128;
         const uint32_t block = tile == 16 ? 64 : 128, blocks = (rows + block - 1) / block;
         CUfunction k = function(std::string("gemm_") + f.source, std::string("rf_gemm_") + f.name + "_" + std::to_string(tile));
         std::vector<uint32_t> splits = {1};
         for (uint32_t s : {2u, 3u, 4u, 6u, 8u}) {
-            if (tile <= 64 && blocks * s <= 1200 && columns / s >= 512) {
+            if (tile <= 64 && items <= 128 && blocks * s <= 1200 && columns / s >= 512) {
                 splits.push_back(s);
             }
         }
-        CUdeviceptr partial = allocate(size_t(rows) * items * 4 * splits.back()), arrived = allocate(blocks * 4);
-        CHECK(cuMemsetD8(arrived, 0, blocks * 4));
+        CUdeviceptr partial = allocate(size_t(rows) * items * 4 * splits.back()), arrived = allocate(blocks * 16);
+        CHECK(cuMemsetD8(arrived, 0, blocks * 16));
         for (uint32_t s : splits) {
             RfGemmArgs args = {};
             args.x = a.half, args.powers = a.powers, args.out = out, args.partial = partial, args.arrived = arrived;
@@ -345,12 +345,13 @@ static void bench_gemm(const Format &f, uint32_t rows, uint32_t columns, const s
             args.slots = 1, args.splits = s;
             auto go = [&](int i) {
                 args.weight = planes_at(f, copies[i % copies.size()], uint64_t(rows) * columns / f.block);
-                launch(k, blocks, (items + tile - 1) / tile, s, tile <= 64 ? 128 : 256, args);
+                const uint32_t tiles = (items + tile - 1) / tile;
+                launch(k, tile <= 64 ? tiles : blocks, tile <= 64 ? blocks : tiles, s, tile <= 64 ? 128 : 256, args);
             };
             CHECK(cuMemsetD8(out, 0xff, size_t(rows) * items * 4));
             go(0);
             double error = error_of(f, m, a, download<float>(out, size_t(rows) * items), rows, columns, items);
-            double us = time_us(items <= 64 ? int(std::max<size_t>(copies.size(), 16)) : 8, go);
+            double us = time_us(items <= 128 ? int(std::max<size_t>(copies.size(), 16)) : 8, go);
             printf("gemm %-7s %6u x %5u items %4u, splits %u (%4u blocks): %8.1f us %6.1f TFLOP/s %6.0f GB/s %5.1f %%  error %.1e %s\n",
                    f.name, rows, columns, items, s, blocks * s, us, 2.0 * rows * columns * items / us / 1e6, m.bytes / us / 1e3,
                    100 * m.bytes / us / 1e3 / copy_rate, error, error < 2e-3 ? "ok" : "WRONG");
@@ -433,6 +434,13 @@ int main(int argc, char **argv) {
             if (main) {
                 bench_gemm(f, 28672, 4096, {2048});
                 bench_gemm(f, 4096, 14336, {2048});
+            }
+        }
+        if (wanted("tiles") && main) {
+            for (auto [rows, columns] : {std::pair{4096u, 4096u}, {28672u, 4096u}, {4096u, 14336u}}) {
+                for (uint32_t tile : {64u, 128u}) {
+                    bench_gemm(f, rows, columns, {128, 512, 2048}, tile);
+                }
             }
         }
         if (wanted("batch") || (wanted("batch-main") && main)) {

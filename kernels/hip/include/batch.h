@@ -243,7 +243,7 @@ struct RfBatch {
         rf_barrier();
         if (rf_thread() == 0) {
             const uint32_t blocks = (args.rows + block_rows - 1) / block_rows;
-            uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + rf_block_y() * blocks + rf_block_x();
+            uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + rf_block_x() * blocks + rf_block_y();
             shared.last = rf_atomic_add(arrived, 1) + 1 == args.splits;
             if (shared.last) {
                 *arrived = 0;
@@ -298,8 +298,9 @@ struct RfBatch {
 
 template <class Batch>
 RF_FN void rf_batch(const RfGemmArgs &args, typename Batch::Shared &shared) {
-    const uint32_t tile = rf_block_y(), total = args.columns / Batch::F::block * Batch::F::units;
-    Batch batch = {args, 0, rf_block_x() * Batch::block_rows, nullptr, tile * Batch::most, 0, total};
+    // Blocks with the same rows follow each other, so that they find the weights in the cache.
+    const uint32_t tile = rf_block_x(), total = args.columns / Batch::F::block * Batch::F::units;
+    Batch batch = {args, 0, rf_block_y() * Batch::block_rows, nullptr, tile * Batch::most, 0, total};
     if (args.tiles) {
         const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
         batch.first_row = uint64_t(t[0]) * args.rows;

@@ -170,7 +170,10 @@ pub fn gemm(dtype: DType, args: &RfGemmArgs, wave: u32) -> Launch {
 pub fn gemm_tiles(dtype: DType, args: &RfGemmArgs, tile: u32, tiles: u32, wave: u32) -> Launch {
     let name = format!("rf_gemm_{}_{tile}", format_name(dtype));
     let args = RfGemmArgs { splits: args.splits.max(1), ..*args };
-    launch(&name, wave, [args.rows.div_ceil(gemm_blocks(tile).0), tiles, args.splits], &args)
+    let blocks = args.rows.div_ceil(gemm_blocks(tile).0);
+    // The smaller tiles' blocks with the same rows follow each other.
+    let grid = if tile == 128 { [blocks, tiles, 1] } else { [tiles, blocks, args.splits] };
+    launch(&name, wave, grid, &args)
 }
 
 /// A function of each element.
