@@ -266,6 +266,10 @@ static std::vector<CUdeviceptr> copies_of(const Matrix &m, size_t most) {
     return copies;
 }
 
+#ifndef PAIR_THREADS
+#define PAIR_THREADS 256 // as RF_GEMV_THREADS
+#endif
+
 // Gate and up that end in codes, and products whose norm follows, for one item: what a decoding step is made of.
 static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool pair) {
     Matrix m = matrix(f, rows, columns);
@@ -280,7 +284,7 @@ static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool p
     args.squares = allocate(results / 8), args.next_norm = !pair;
     auto go = [&](int i) {
         args.weight = planes_at(f, copies[i % copies.size()], uint64_t(rows) * columns / f.block);
-        launch(k, results / 32, 1, 1, pair ? 256 : 512, args);
+        launch(k, results / 32, 1, 1, pair ? PAIR_THREADS : 512, args);
     };
     double us = time_us(int(std::max<size_t>(copies.size(), 16)), go), rate = m.bytes / us / 1e3;
     printf("gemv %-7s %6u x %5u %s: %8.2f us %7.0f GB/s %5.1f %% of copy\n", f.name, rows, columns, pair ? "pairs" : "norm", us, rate,
