@@ -335,12 +335,12 @@ static void bench_gemm(const Format &f, uint32_t rows, uint32_t columns, const s
         const uint32_t block = tile == 16 ? 64 : 128, blocks = (rows + block - 1) / block;
         CUfunction k = function(std::string("gemm_") + f.source, std::string("rf_gemm_") + f.name + "_" + std::to_string(tile));
         std::vector<uint32_t> splits = {1};
-        for (uint32_t s : {2u, 3u, 4u, 6u, 8u}) {
+        for (uint32_t s : {2u, 3u, 4u, 6u}) {
             if (tile <= 64 && items <= 128 && blocks * s <= 1200 && columns / s >= 512) {
                 splits.push_back(s);
             }
         }
-        CUdeviceptr partial = allocate(size_t(rows) * items * 4 * splits.back()), arrived = allocate(blocks * 16);
+        CUdeviceptr partial = allocate(size_t(blocks) * block * ((items + tile - 1) / tile * tile) * 4 * splits.back()), arrived = allocate(blocks * 16);
         CHECK(cuMemsetD8(arrived, 0, blocks * 16));
         for (uint32_t s : splits) {
             RfGemmArgs args = {};

@@ -274,8 +274,8 @@ struct RfGemmArgs {
     uint64_t residual; // f32 or 0; may be out
     uint64_t tiles;    // u32 [.., 3] or 0
     uint64_t sorted;   // u32 [items], with tiles
-    uint64_t partial;  // f32 [splits, items, rows], with splits
-    uint64_t arrived;  // u32 [blocks of a split], all 0, with splits
+    uint64_t partial;  // f32 [splits, tiles, elements of a tile as the lanes hold them], with splits
+    uint64_t arrived;  // u32 [tiles], all 0, with splits
     uint32_t rows;
     uint32_t columns;
     uint32_t items;

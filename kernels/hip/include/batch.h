@@ -21,9 +21,11 @@ struct RfBatch {
     static constexpr uint32_t span = parts * 16 * F::groups; // elements of a row that its lanes take with a unit each
     static constexpr uint32_t spans = BK > span ? BK / span : 1;
     static constexpr uint32_t units = spans * parts; // of a row in a step
-    static constexpr uint32_t per_lane = threads / 2 / most; // groups of all vectors that the block moves at once
-    static constexpr uint32_t moves = units * F::groups / per_lane;
-    static_assert(threads / 2 % most == 0 && units * F::groups % per_lane == 0, "whole vectors");
+    static constexpr uint32_t wide = units * 16 * F::groups;  // elements of a step
+    static constexpr uint32_t pieces = wide / 8;              // that a lane moves at once, of a vector
+    static constexpr uint32_t together = threads / pieces;    // vectors that the block moves at once
+    static constexpr uint32_t moves = most / together;
+    static_assert(threads % pieces == 0 && most % together == 0 && 16 % together == 0, "whole vectors");
 
     // While one is read the next is filled, where there is room for two.
     static constexpr uint32_t buffers = spans * chunks * TN * RF_CHUNK > 8192 ? 1 : 2;
@@ -33,6 +35,7 @@ struct RfBatch {
 #if !defined(RF_MATRIX_UNIT)
         alignas(16) uint16_t room[RF_BATCH_WAVES][2 * TM * RF_CHUNK]; // two chunks of each wave's weights
 #endif
+        uint32_t x_rows[most];
         uint32_t last;
     };
 
@@ -69,34 +72,47 @@ struct RfBatch {
 
     // ---- vectors ----
 
+    // Neighbouring lanes take neighbouring pieces of a vector, in the order of memory: whole lines are asked for. Where a piece goes
+    // follows from the format, whose unit it belongs to.
     struct Moves {
         RfMove move[moves];
+        uint32_t first; // where the first one goes
+        RF_METHOD uint32_t to(uint32_t i) const {
+            return (first ^ rf_chunk_at(i * together % 16, 0, 0)) + i * together / 16 * RF_CHUNK;
+        }
     };
 
-    // The block's part of the move i: chunk `at % 2` of a group, of vector `at / 2 % most`.
-    RF_METHOD uint16_t *move_to(Shared &shared, uint32_t step, uint32_t i) const {
-        const uint32_t at = rf_thread(), vector = at / 2 % most, q = i * per_lane + at / 2 / most;
-        const uint32_t part = q % parts, group = q / parts % F::groups, s = q / parts / F::groups;
-        const uint32_t chunk = s * chunks + 2 * group + at % 2;
-        return shared.x[step % buffers] + (chunk * TN + vector / 16) * RF_CHUNK + rf_chunk_at(vector % 16, part, chunk);
+    RF_METHOD void place(Moves &held) const {
+        const uint32_t at = rf_thread() % pieces * 8;
+        uint32_t part = 0, chunk = 0;
+#pragma unroll
+        for (uint32_t u = 0; u < units; u++) {
+#pragma unroll
+            for (uint32_t g = 0; g < F::groups; g++) {
+                if (u / F::units * F::block + F::offset(u % F::units, g) == at / 16 * 16) {
+                    part = u % parts;
+                    chunk = u / parts * chunks + 2 * g + at / 8 % 2;
+                }
+            }
+        }
+        held.first = rf_kept(chunk * TN * RF_CHUNK + rf_chunk_at(rf_thread() / pieces, part, chunk));
     }
 
-    RF_METHOD void begin(Moves &held, Shared &shared, const uint16_t *x, uint32_t step) const {
+    RF_METHOD void begin(Moves &held, const Shared &shared, uint16_t *to, uint32_t step) const {
+        const uint32_t c = step * wide + rf_thread() % pieces * 8;
+        const uint16_t *x = rf_ptr<const uint16_t>(args.x) + c;
 #pragma unroll
         for (uint32_t i = 0; i < moves; i++) {
-            const uint32_t at = rf_thread(), vector = at / 2 % most, q = i * per_lane + at / 2 / most;
-            const uint32_t part = q % parts, group = q / parts % F::groups, s = q / parts / F::groups;
-            const uint32_t u = step * units + s * parts + part;
-            const uint32_t c = u / F::units * F::block + F::offset(u % F::units, group) + at % 2 * 8;
+            const uint32_t vector = rf_thread() / pieces + i * together;
             // Beyond the last unit the vectors are 0, and the weights are the last unit's, finite if it is.
-            const bool inside = vector < vectors && u < total;
-            rf_move_begin(held.move[i], move_to(shared, step, i), x + (inside ? c : 0), inside);
+            const uint64_t from = uint64_t(shared.x_rows[vector]) * args.x_stride;
+            rf_move_begin(held.move[i], to + held.to(i), x + from, vector < vectors && c < args.columns);
         }
     }
-    RF_METHOD void end(const Moves &held, Shared &shared, uint32_t step) const {
+    RF_METHOD void end(const Moves &held, uint16_t *to) const {
 #pragma unroll
         for (uint32_t i = 0; i < moves; i++) {
-            rf_move_end(held.move[i], move_to(shared, step, i));
+            rf_move_end(held.move[i], to + held.to(i));
         }
         rf_moves_done();
     }
@@ -179,8 +195,10 @@ struct RfBatch {
             const uint32_t row = rf_min(tile_row(i / RF_OWN_ROWS) + rf_own_row(i % RF_OWN_ROWS), args.rows - 1);
             block[i] = (first_row + row) * (args.columns / F::block);
         }
-        const uint32_t vector = rf_thread() / 2 % most;
-        const uint16_t *x = rf_ptr<const uint16_t>(args.x) + uint64_t(vector < vectors ? x_row(vector) : 0) * args.x_stride;
+        if (rf_thread() < most) {
+            shared.x_rows[rf_thread()] = rf_thread() < vectors ? x_row(rf_thread()) : 0;
+        }
+        rf_barrier();
 #if defined(RF_MATRIX_UNIT)
         uint16_t *room = nullptr;
 #else
@@ -189,19 +207,26 @@ struct RfBatch {
         RfAcc acc[TM][TN] = {};
         Weights held;
         Moves moving;
-        if (first < end_step) {
-            begin(moving, shared, x, first);
+        place(moving);
+        // Each block begins elsewhere: otherwise all would ask for the same vectors at the same time.
+        const uint32_t count = first < end_step ? end_step - first : 0;
+        uint32_t step = first + (count > 0 ? rf_block_y() * 7 % count : 0);
+        if (count > 0) {
+            begin(moving, shared, shared.x[0], step);
 #pragma unroll
             for (uint32_t s = 0; s < spans; s++) {
-                load(held, block, first, s);
+                load(held, block, step, s);
             }
-            end(moving, shared, first);
+            end(moving, shared.x[0]);
         }
         rf_barrier();
-        for (uint32_t step = first; step < end_step; step++) {
-            const uint32_t next = rf_min(step + 1, end_step - 1);
-            if (buffers == 2 && next != step) {
-                begin(moving, shared, x, next);
+        for (uint32_t turn = 0; turn < count; turn++) {
+            const uint32_t next = step + 1 < end_step ? step + 1 : first;
+            const bool more = turn + 1 < count;
+            const uint16_t *now = shared.x[turn % buffers];
+            uint16_t *then = shared.x[(turn + 1) % buffers];
+            if (buffers == 2 && more) {
+                begin(moving, shared, then, next);
             }
 #pragma unroll
             for (uint32_t s = 0; s < spans; s++) {
@@ -211,39 +236,43 @@ struct RfBatch {
                 for (uint32_t i = 0; i < rows_each; i++) {
                     rf_unit_halves<format>(held.raw[s][i], u, w[i]);
                 }
-                if (next != step) {
+                if (more) {
                     load(held, block, next, s);
                 }
-                multiply(acc, w, shared.x[step % buffers] + s * chunks * TN * RF_CHUNK, room);
+                multiply(acc, w, now + s * chunks * TN * RF_CHUNK, room);
             }
             if (buffers == 1) {
                 rf_barrier();
-                if (next != step) {
-                    begin(moving, shared, x, next);
+                if (more) {
+                    begin(moving, shared, then, next);
                 }
             }
-            if (next != step) {
-                end(moving, shared, next);
+            if (more) {
+                end(moving, then);
             }
             rf_barrier();
+            step = next;
         }
         if (args.splits == 1 || sum_parts(acc, shared)) {
             finish(acc);
         }
     }
 
-    // This block's part to memory; true for the last block of the tile to arrive, with the sum of all parts.
+    // This block's part to memory, as its lanes hold it; true for the last block of the tile to arrive, with the sum of all parts.
     RF_METHOD bool sum_parts(RfAcc (&acc)[TM][TN], Shared &shared) const {
-        float *partial = rf_ptr<float>(args.partial);
-        const uint64_t part = uint64_t(args.items) * args.rows;
-        for_each([&](uint32_t i, uint32_t j, uint32_t e, uint32_t m, uint32_t row) {
-            partial[rf_block_z() * part + uint64_t(m0 + m) * args.rows + row] = acc[i][j].x[e];
-        });
+        const uint32_t tile = rf_block_x() * ((args.rows + block_rows - 1) / block_rows) + rf_block_y();
+        constexpr uint32_t quads = TM * TN * RF_ACC / 4;
+        const uint64_t part = uint64_t(args.items + most - 1) / most * ((args.rows + block_rows - 1) / block_rows) * quads * threads;
+        rf_f32x4 *own = rf_ptr<rf_f32x4>(args.partial) + uint64_t(tile) * quads * threads + rf_thread();
+#pragma unroll
+        for (uint32_t q = 0; q < quads; q++) {
+            const float *x = acc[q * 4 / RF_ACC / TN][q * 4 / RF_ACC % TN].x + q * 4 % RF_ACC;
+            own[rf_block_z() * part + q * threads] = {x[0], x[1], x[2], x[3]};
+        }
         rf_fence_device();
         rf_barrier();
         if (rf_thread() == 0) {
-            const uint32_t blocks = (args.rows + block_rows - 1) / block_rows;
-            uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + rf_block_x() * blocks + rf_block_y();
+            uint32_t *arrived = rf_ptr<uint32_t>(args.arrived) + tile;
             shared.last = rf_atomic_add(arrived, 1) + 1 == args.splits;
             if (shared.last) {
                 *arrived = 0;
@@ -255,10 +284,15 @@ struct RfBatch {
         }
         rf_fence_device();
         for (uint32_t z = 0; z < args.splits; z++) {
-            for_each([&](uint32_t i, uint32_t j, uint32_t e, uint32_t m, uint32_t row) {
-                const float y = partial[z * part + uint64_t(m0 + m) * args.rows + row];
-                acc[i][j].x[e] = z == 0 ? y : acc[i][j].x[e] + y;
-            });
+#pragma unroll
+            for (uint32_t q = 0; q < quads; q++) {
+                const rf_f32x4 y = own[z * part + q * threads];
+                float *x = acc[q * 4 / RF_ACC / TN][q * 4 / RF_ACC % TN].x + q * 4 % RF_ACC;
+                x[0] = z == 0 ? y.x : x[0] + y.x;
+                x[1] = z == 0 ? y.y : x[1] + y.y;
+                x[2] = z == 0 ? y.z : x[2] + y.z;
+                x[3] = z == 0 ? y.w : x[3] + y.w;
+            }
         }
         return true;
     }

@@ -27,10 +27,10 @@ constexpr uint32_t RF_CHUNK = 16 * 8 * RF_OWN_PARTS;
 RF_FN uint32_t rf_own_row(uint32_t i) { return rf_lane() / 4 + 8 * i; }
 RF_FN uint32_t rf_own_part() { return rf_lane() % 4; }
 
-// Where the 8 elements of a vector's part are in chunk `chunk`: neighbours are mixed so that the lanes which store two chunks of
-// four vectors take different banks.
+// Where the 8 elements of a vector's part are in chunk `chunk`: neighbours are mixed so that the lanes which store neighbouring
+// chunks of a vector take different banks.
 RF_FN uint32_t rf_chunk_at(uint32_t vector, uint32_t part, uint32_t chunk) {
-    return ((vector * 4 + part) ^ (chunk % 2 | (vector & 2))) * 8;
+    return ((vector * 4 + part) ^ chunk % 4 * 2) * 8;
 }
 
 struct RfChunkA {
@@ -80,7 +80,7 @@ RF_FN uint32_t rf_own_part() { return rf_lane() / 16; }
 #if defined(RF_MATRIX_UNIT)
 
 RF_FN uint32_t rf_chunk_at(uint32_t vector, uint32_t part, uint32_t chunk) {
-    return ((part * 16 + vector) ^ chunk % 2 * 4) * 8;
+    return ((part * 16 + vector) ^ (chunk % 4 | part % 2 * 4)) * 8;
 }
 
 #if defined(__GFX11__)

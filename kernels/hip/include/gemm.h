@@ -34,6 +34,13 @@ RF_FN void rf_store_words(uint16_t *to, const uint32_t (&w)[8]) {
     out[1] = {w[4], w[5], w[6], w[7]};
 }
 
+// Codes that are never negative.
+template <uint32_t format>
+struct RfUnsigned {
+    static constexpr bool legacy = format == RF_Q4_0 || format == RF_Q4_1 || format == RF_Q5_0 || format == RF_Q5_1;
+    static constexpr bool codes = legacy || (format >= RF_Q2_K && format <= RF_Q6_K);
+};
+
 // A unit's values as pairs of f16, group by group.
 template <uint32_t format>
 RF_FN void rf_unit_halves(const typename RfFormat<format>::Raw &raw, uint32_t unit, uint32_t (&w)[RfFormat<format>::groups][8]) {
@@ -54,10 +61,11 @@ RF_FN void rf_unit_halves(const typename RfFormat<format>::Raw &raw, uint32_t un
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 // Byte b, shifted to be unsigned, under the exponent of 1024 is 1024 + 128 + b; the sum takes that off exactly.
-                uint32_t q = codes[g][i] ^ 0x80808080u;
+                const uint32_t q = RfUnsigned<format>::codes ? codes[g][i] : codes[g][i] ^ 0x80808080u;
+                const uint32_t off = RfUnsigned<format>::codes ? 0xe400e400u : 0xe480e480u;
                 uint32_t low = rf_byte_permute(q, 0x64646464u, 0x4140), high = rf_byte_permute(q, 0x64646464u, 0x4342);
-                w[g][2 * i] = rf_fma_halves(rf_add_halves(low, 0xe480e480u), s, m);
-                w[g][2 * i + 1] = rf_fma_halves(rf_add_halves(high, 0xe480e480u), s, m);
+                w[g][2 * i] = rf_fma_halves(rf_add_halves(low, off), s, m);
+                w[g][2 * i + 1] = rf_fma_halves(rf_add_halves(high, off), s, m);
             }
         }
     }

@@ -58,6 +58,8 @@ RF_FN uint32_t rf_anew(uint32_t x) {
     asm volatile("" : "+v"(x));
     return x;
 }
+// A number that is kept in a register rather than computed again in a loop, where the compiler prefers that.
+RF_FN uint32_t rf_kept(uint32_t x) { return x; }
 RF_FN void rf_wave_sync() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
     __builtin_amdgcn_wave_barrier();

@@ -26,6 +26,10 @@ RF_FN uint32_t rf_block_z() { return blockIdx.z; }
 RF_FN void rf_barrier() { __syncthreads(); }
 RF_FN void rf_in_order() {}
 RF_FN uint32_t rf_anew(uint32_t x) { return x; }
+RF_FN uint32_t rf_kept(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
 RF_FN void rf_wave_sync() { __syncwarp(); }
 RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) { return __shfl_sync(0xffffffffu, value, lane); }
 RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }

@@ -54,6 +54,7 @@ RF_FN uint32_t rf_block_z() { return rf_simt_lane->block[2]; }
 RF_FN void rf_barrier() { rf_simt_hooks.barrier(); }
 RF_FN void rf_in_order() {}
 RF_FN uint32_t rf_anew(uint32_t x) { return x; }
+RF_FN uint32_t rf_kept(uint32_t x) { return x; }
 RF_FN void rf_wave_sync() { rf_simt_hooks.wave_sync(); }
 RF_FN uint32_t rf_shuffle(uint32_t value, uint32_t lane) { return rf_simt_hooks.shuffle(value, lane % RF_WAVE); }
 RF_FN uint32_t rf_shuffle_xor(uint32_t value, uint32_t mask) {

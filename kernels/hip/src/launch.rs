@@ -126,35 +126,33 @@ pub fn gemm_tile(items: u32, experts: u32) -> u32 {
     }
 }
 
-/// Rows of a block with tiles of this size, and how many such blocks a compute unit of a large device holds.
+/// Rows of a block with tiles of this size, and how many blocks a compute unit should have of a matrix that is divided.
 fn gemm_blocks(tile: u32) -> (u32, u32) {
     match tile {
-        16 => (64, 4),
-        32 => (128, 3),
-        64 => (128, 2),
-        _ => (128, 2),
+        16 => (64, 2),
+        _ => (128, 1),
     }
 }
 
-/// Into how many parts to divide the columns so that a device with so many compute units is busy, by blocks of which no part
-/// has fewer than 512 columns; what is left of them is summed by the last block, through [`gemm_partial_bytes`] of memory and
-/// [`gemm_counters`] counters.
+/// Into how many parts to divide the columns so that a device with so many compute units is busy; the last block of a tile
+/// sums them, through [`gemm_partial_bytes`] of memory and [`gemm_counters`] counters.
 pub fn gemm_splits(args: &RfGemmArgs, units: u32) -> u32 {
     let tile = gemm_tile(args.items, 0);
     if args.tiles != 0 || tile > 64 {
         return 1;
     }
-    let blocks = gemm_counters(args);
-    let wanted = units * gemm_blocks(tile).1 / blocks.max(1);
-    wanted.clamp(1, (args.columns / 512).max(1))
+    let wanted = units * gemm_blocks(tile).1 / gemm_counters(args).max(1);
+    // The sum of a part takes as long as some hundred columns.
+    wanted.clamp(1, (args.columns / 1024).max(1))
 }
 
 /// Bytes of `partial` for [`gemm`] with so many splits.
 pub fn gemm_partial_bytes(args: &RfGemmArgs, splits: u32) -> u64 {
-    4 * u64::from(args.items) * u64::from(args.rows) * u64::from(splits)
+    let tile = gemm_tile(args.items, 0);
+    4 * u64::from(gemm_counters(args)) * u64::from(gemm_blocks(tile).0 * tile) * u64::from(splits)
 }
 
-/// Counters at `arrived` for [`gemm`] with splits.
+/// Counters at `arrived` for [`gemm`] with splits: its tiles.
 pub fn gemm_counters(args: &RfGemmArgs) -> u32 {
     let tile = gemm_tile(args.items, 0);
     args.rows.div_ceil(gemm_blocks(tile).0) * args.items.div_ceil(tile)

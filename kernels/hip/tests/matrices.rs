@@ -156,14 +156,13 @@ fn products_with_many_vectors() {
                 let (bias, residual) = (random.normals(rows), random.normals(items * rows));
                 let out = gpu.upload(&residual);
                 let counters = gpu.upload(&[0u32; 16]);
-                let args = RfGemmArgs {
+                let mut args = RfGemmArgs {
                     weight: m.planes,
                     x: a.half,
                     powers: a.powers,
                     out,
                     bias: gpu.upload(&bias),
                     residual: out,
-                    partial: gpu.room(items * rows * splits as usize * 4),
                     arrived: counters,
                     splits,
                     rows: rows as u32,
@@ -175,6 +174,7 @@ fn products_with_many_vectors() {
                     slots: 1,
                     ..Default::default()
                 };
+                args.partial = gpu.room(launch::gemm_partial_bytes(&args, splits) as usize);
                 gpu.run(launch::gemm(dtype, &args, gpu.wave));
                 let expected: Vec<f64> = (0..items)
                     .flat_map(|i| {
