@@ -8,7 +8,7 @@ use super::{Run, word};
 use crate::plan::{Linear, Matrix, Norm, NormKind, Rounded, RoundedId, View};
 
 /// So many rows of activations and more go through the matrix units.
-const MANY_ROWS: usize = 3;
+const MANY_ROWS: usize = 7;
 
 /// An activation's number in the kernels.
 pub(super) fn activation(kind: Activation) -> u32 {
