@@ -95,7 +95,7 @@ struct RfBatch {
                 }
             }
         }
-        held.first = rf_kept(chunk * TN * RF_CHUNK + rf_chunk_at(rf_thread() / pieces, part, chunk));
+        held.first = rf_kept(chunk * TN * RF_CHUNK + rf_chunk_at(rf_thread() / pieces, part, chunk % chunks));
     }
 
     RF_METHOD void begin(Moves &held, const Shared &shared, uint16_t *to, uint32_t step) const {

@@ -2,7 +2,35 @@
 #include "device.h"
 #include "batch.h"
 
-RF_GEMM(tq1_0, RF_TQ1_0)
+RF_GEMM_MANY(tq1_0, RF_TQ1_0)
+RF_BATCH_KERNEL(rf_gemm_tq1_0_16, RfBatch16<RF_TQ1_0>, 4)
+RF_BATCH_KERNEL(rf_gemm_tq1_0_32, RfBatch32<RF_TQ1_0>, 2)
+#if defined(RF_MATRIX_UNIT)
+RF_BATCH_KERNEL(rf_gemm_tq1_0_64, RfBatch64<RF_TQ1_0>, 2)
+#else
+// Without a matrix unit 64 vectors need more registers than there are: the first part of k takes all of it, for 32 and 32.
+RF_KERNEL_DENSE(rf_gemm_tq1_0_64, RfGemmArgs, RF_BATCH_WAVES *RF_WAVE, 2) {
+    typedef RfBatch32<RF_TQ1_0> Batch;
+    RF_SHARED Batch::Shared shared;
+    if (rf_block_z() > 0) {
+        return;
+    }
+    RfGemmArgs whole = args;
+    whole.splits = 1;
+    const uint32_t *t = args.tiles ? rf_ptr<const uint32_t>(args.tiles) + 3 * rf_block_x() : nullptr;
+    const uint32_t m0 = t ? t[1] : 64 * rf_block_x(), end = t ? t[1] + t[2] : args.items;
+#pragma unroll 1
+    for (uint32_t first = m0; first < rf_min(end, m0 + 64); first += 32) {
+        Batch batch = {whole, 0, rf_block_y() * Batch::block_rows, nullptr, first, rf_min(end - first, 32), 0};
+        batch.total = args.columns / Batch::F::block * Batch::F::units;
+        if (t) {
+            batch.first_row = uint64_t(t[0]) * args.rows;
+            batch.items = rf_ptr<const uint32_t>(args.sorted);
+        }
+        batch.run(shared);
+    }
+}
+#endif
 RF_GEMM(tq2_0, RF_TQ2_0)
 RF_GEMM(nvfp4, RF_NVFP4)
 RF_GEMM(q1_0, RF_Q1_0)
