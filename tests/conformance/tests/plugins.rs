@@ -4,21 +4,24 @@
 use rocmforge_conformance::{Outcome, Settings, Subject, Summary};
 use rocmforge_test_support::{build_plugins, reference_pack};
 
+/// What came of the cases, and the names of those that were skipped.
 #[track_caller]
-fn passes(package: &str, settings: Settings) -> Summary {
+fn passes(package: &str, settings: Settings) -> (Summary, Vec<String>) {
     let [library] = build_plugins([package]);
     let subject = Subject::load(&library, settings).expect("a plugin");
     let mut summary = Summary::default();
-    let mut failures = vec![];
+    let (mut failures, mut skipped) = (vec![], vec![]);
     for case in subject.cases() {
         let outcome = (case.run)();
         summary.add(&outcome);
-        if let Outcome::Failed(why) = outcome {
-            failures.push(format!("{}: {why}", case.name));
+        match outcome {
+            Outcome::Failed(why) => failures.push(format!("{}: {why}", case.name)),
+            Outcome::Skipped(_) => skipped.push(case.name.to_string()),
+            Outcome::Passed => {}
         }
     }
     assert!(failures.is_empty(), "{package}: {failures:#?}");
-    summary
+    (summary, skipped)
 }
 
 #[test]
@@ -26,8 +29,11 @@ fn the_cpu_backend_passes_with_every_instruction_set() {
     // Two kinds of rounding, of activations and of the cache, are tried one at a time: the kit's bounds are for one.
     let cached = "isa = 'auto'\nactivations = 'f32'\nkv_type = 'f16'";
     for options in ["isa = 'scalar'", "isa = 'avx2'", "isa = 'auto'", "isa = 'auto'\nthreads = 1", cached] {
-        let summary = passes("rocmforge-backend-cpu", Settings { options: options.into(), ..Settings::default() });
-        assert_eq!(summary.skipped, 0, "{options}: every operation and type is supported");
+        let settings = Settings { options: options.into(), ..Settings::default() };
+        let (_, mut skipped) = passes("rocmforge-backend-cpu", settings);
+        // Tokens are drawn by the host, to which the logits are at hand.
+        skipped.retain(|name| !name.starts_with("sample/"));
+        assert!(skipped.is_empty(), "{options}: every operation and type is supported, but {skipped:?}");
     }
 }
 
@@ -47,8 +53,8 @@ fn the_architectures_pass_with_real_models() {
     }
     for (package, names) in all {
         let models = pack.iter().flat_map(|p| names.iter().map(|n| p.join(n).join("model.gguf"))).collect();
-        let summary = passes(package, Settings { models, ..Settings::default() });
+        let (summary, skipped) = passes(package, Settings { models, ..Settings::default() });
         assert!(summary.passed > 0);
-        assert!(pack.is_none() || summary.skipped == 0, "{package}: {summary}");
+        assert!(pack.is_none() || skipped.is_empty(), "{package}: {summary}, skipped {skipped:?}");
     }
 }
