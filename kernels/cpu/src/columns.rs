@@ -158,18 +158,18 @@ impl Groups<'_, '_> {
         let mut x = [self.x.as_ptr(); R];
         x.iter_mut().enumerate().for_each(|(r, x)| *x = self.x[(first + r) * cols..(first + r + 1) * cols].as_ptr());
         let mut sums = [[[s.splat(0.0); R]; V]; C];
-        // SAFETY: each column has 16 weights and one element in each row of x.
-        let add = |sums: &mut [[S::V; R]; V], column: usize| unsafe {
-            for (v, sums) in sums.iter_mut().enumerate() {
-                let w = E::load(s, weights.add((column * ROWS + v * S::LANES) * BYTES));
-                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum = s.mul_add(w, s.splat(*x.add(column)), *sum));
-            }
-        };
         let whole = cols / C * C;
-        for column in (0..whole).step_by(C) {
-            sums.iter_mut().enumerate().for_each(|(c, sums)| add(sums, column + c));
+        // SAFETY: each column has 16 weights and one element in each row of x.
+        unsafe {
+            for column in (0..whole).step_by(C) {
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    add_column::<S, E, V, R>(s, weights.add((column + c) * ROWS * BYTES), x, column + c, sums);
+                }
+            }
+            for column in whole..cols {
+                add_column::<S, E, V, R>(s, weights.add(column * ROWS * BYTES), x, column, &mut sums[0]);
+            }
         }
-        (whole..cols).for_each(|column| add(&mut sums[0], column));
         let columns = group * ROWS..weight.rows.min((group + 1) * ROWS);
         for r in 0..R {
             let mut results = [0.0; ROWS];
@@ -187,5 +187,28 @@ impl Groups<'_, '_> {
             out.copy_from_slice(&results[..out.len()]);
         }
         R
+    }
+}
+
+/// Adds the products of a column of a group, of `weights`, with that of each row of x. No closure, which may not be compiled into
+/// the loop and then lacks its instruction set.
+/// # Safety
+/// `weights` is readable for `V` vectors, each of `x` has the column.
+#[inline(always)]
+unsafe fn add_column<S: Simd, E: Element, const V: usize, const R: usize>(
+    s: S,
+    weights: *const u8,
+    x: [*const f32; R],
+    column: usize,
+    sums: &mut [[S::V; R]; V],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for (v, sums) in sums.iter_mut().enumerate() {
+            let w = E::load(s, weights.add(v * S::LANES * BYTES));
+            for r in 0..R {
+                sums[r] = s.mul_add(w, s.splat(*x[r].add(column)), sums[r]);
+            }
+        }
     }
 }

@@ -38,6 +38,20 @@ fn the_cpu_backend_passes_with_every_instruction_set() {
 }
 
 #[test]
+fn vector_instructions_of_the_cpu_backend_are_no_calls() {
+    // A loop that calls a function for each of its instructions, as that is not compiled into it, gives the right results,
+    // up to a hundred times slower. The names of such functions are in the library.
+    let [library] = build_plugins(["rocmforge-backend-cpu"]);
+    let bytes = std::fs::read(&library).expect("a library");
+    let names: Vec<&[u8]> = bytes.split(|&b| b == 0).filter(|name| name.starts_with(b"_")).collect();
+    let holds = |name: &[u8], part: &str| name.windows(part.len()).any(|w| w == part.as_bytes());
+    assert!(names.iter().any(|name| holds(name, "rocmforge_kernels_cpu")), "{}: no names", library.display());
+    let calls = names.iter().filter(|name| holds(name, "core_arch3x86") && holds(name, "avx"));
+    let calls: Vec<_> = calls.map(|name| String::from_utf8_lossy(name)).collect();
+    assert!(calls.is_empty(), "{calls:#?}");
+}
+
+#[test]
 fn the_architectures_pass_with_real_models() {
     let all: [(&str, &[&str]); 6] = [
         ("rocmforge-arch-llama", &["llama3-gqa"]),

@@ -9,7 +9,7 @@ use std::ptr;
 use super::activations::{BLOCK_BYTES, TILE, row_bytes, tiles};
 use super::format::{BLOCK, Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
 use super::pack::{group_bytes, unit_bytes};
-use super::product::{Product, block};
+use super::product::{Block, Product, block};
 use super::scales::{Form, Scales};
 use super::simd::{Int8, Kernel8, Token8};
 
@@ -141,24 +141,30 @@ unsafe fn unpack<S: Int8, P: Packing>(
                 let head = P::K::head(s, scales, lane);
                 for b in 0..P::K::BLOCKS {
                     let codes = scales.add(P::K::BYTES + b * code_bytes::<P::C>() + 4 * lane);
-                    let mut put = |x| {
-                        s.store(to.cast(), x);
-                        to = to.add(vectors * vector);
-                    };
                     for quad in 0..8 {
-                        put(s.as_f32(P::C::quad(s, codes, lane, quad)));
+                        put(s, s.as_f32(P::C::quad(s, codes, lane, quad)), &mut to, vectors * vector);
                     }
                     for part in 0..P::K::PARTS {
                         let [scale, min] = P::K::get(s, scales, lane, head, (b, part));
-                        put(scale);
+                        put(s, scale, &mut to, vectors * vector);
                         if P::K::MINS {
-                            put(min);
+                            put(s, min, &mut to, vectors * vector);
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// Stores a vector, and goes on by some bytes.
+/// # Safety
+/// `to` is writable for a vector.
+#[inline(always)]
+unsafe fn put<S: Int8>(s: S, x: S::F, to: &mut *mut u8, bytes: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { s.store(to.cast(), x) };
+    *to = to.wrapping_add(bytes);
 }
 
 /// A chunk of a panel times rows of x. Formats that are multiplied in the same way share it.
@@ -256,7 +262,7 @@ impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
         bias: Option<*const f32>,
         ahead: Option<([*const u8; 2], usize)>,
     ) {
-        let (mut panel, vector) = (self.panel, 4 * S::LANES);
+        let mut panel = self.panel;
         let mut sums = [[s.as_f32(s.zero()); R]; V];
         // SAFETY: the caller's contract.
         unsafe {
@@ -272,7 +278,9 @@ impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
                 if let Some((ahead, bytes)) = ahead {
                     for from in &ahead[..V] {
                         let from = from.wrapping_add(i * bytes);
-                        (0..bytes).step_by(64).for_each(|line| s.prefetch(from.wrapping_add(line)));
+                        for line in (0..bytes).step_by(64) {
+                            s.prefetch(from.wrapping_add(line));
+                        }
                     }
                 }
                 // Results of the next tiles: their rows lie so far apart that the processor does not foresee them.
@@ -280,19 +288,16 @@ impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
                     s.prefetch(results.wrapping_add(v * S::LANES).cast());
                 }
                 results = results.wrapping_add(stride);
-                let codes = |quad, v| s.load(panel.add((quad * V + v) * vector));
-                let scales = |part, v| {
-                    let at = (8 + part * numbers::<F>()) * V + v;
-                    let min = if F::MINS { at + V } else { at };
-                    [s.floats(panel.add(at * vector).cast()), s.floats(panel.add(min * vector).cast())]
-                };
-                block::<S, M, F, V, R>(s, (codes, Some(panel)), scales, x.as_ptr(), &mut sums);
+                let unpacked = UnpackedBlock::<F, V>(panel, PhantomData);
+                block::<S, M, F, _, V, R>(s, unpacked, x.as_ptr(), &mut sums);
                 panel = panel.add(block_bytes::<S, F>());
             }
             if let Some(bias) = bias {
                 for (v, sums) in sums.iter_mut().enumerate() {
                     let bias = s.floats(bias.add(v * S::LANES));
-                    sums.iter_mut().for_each(|sum| *sum = s.add(*sum, bias));
+                    for sum in sums {
+                        *sum = s.add(*sum, bias);
+                    }
                 }
             }
             for (v, sums) in sums.iter().enumerate() {
@@ -301,6 +306,40 @@ impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
                 }
             }
         }
+    }
+}
+
+/// A block of a panel.
+struct UnpackedBlock<F, const V: usize>(*const u8, PhantomData<F>);
+
+impl<F, const V: usize> Clone for UnpackedBlock<F, V> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F, const V: usize> Copy for UnpackedBlock<F, V> {}
+
+impl<S: Int8, F: Form, const V: usize> Block<S> for UnpackedBlock<F, V> {
+    #[inline(always)]
+    fn quads(self) -> Option<*const u8> {
+        Some(self.0)
+    }
+
+    #[inline(always)]
+    unsafe fn codes(self, s: S, quad: usize, v: usize) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { s.load(self.0.add((quad * V + v) * 4 * S::LANES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(self, s: S, part: usize, v: usize) -> [S::F; 2] {
+        let vector = 4 * S::LANES;
+        let at = (8 + part * numbers::<F>()) * V + v;
+        let min = if F::MINS { at + V } else { at };
+        // SAFETY: the caller's contract.
+        unsafe { [s.floats(self.0.add(at * vector).cast()), s.floats(self.0.add(min * vector).cast())] }
     }
 }
 

@@ -102,57 +102,119 @@ unsafe fn dot<S: Int8, P: Packing, const V: usize>(
     unsafe {
         for _ in 0..cols / (32 * P::K::BLOCKS) {
             let mut heads = [[s.as_f32(s.zero()); 2]; V];
-            heads.iter_mut().enumerate().for_each(|(v, head)| *head = P::K::head(s, weights, v * S::LANES));
+            for (v, head) in heads.iter_mut().enumerate() {
+                *head = P::K::head(s, weights, v * S::LANES);
+            }
             let mut codes = weights.add(P::K::BYTES);
-            for b in 0..P::K::BLOCKS {
+            for number in 0..P::K::BLOCKS {
                 let bytes = unit_bytes::<P>() / P::K::BLOCKS;
-                let ahead = weights.wrapping_add(AHEAD + b * bytes);
-                (0..bytes).step_by(64).for_each(|line| s.prefetch(ahead.wrapping_add(line)));
-                let quad = |quad, v: usize| P::C::quad(s, codes.add(4 * v * S::LANES), v * S::LANES, quad);
-                let scale = |part, v: usize| P::K::get(s, weights, v * S::LANES, heads[v], (b, part));
-                let quad = (quad, None);
-                block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, V, 1>(s, quad, scale, x, &mut sums);
+                let ahead = weights.wrapping_add(AHEAD + number * bytes);
+                for line in (0..bytes).step_by(64) {
+                    s.prefetch(ahead.wrapping_add(line));
+                }
+                let packed = PackedBlock::<S, P, V> { unit: weights, heads, codes, number, format: PhantomData };
+                block::<S, <P::C as Codes>::Products, <P::K as Scales>::Form, _, V, 1>(s, packed, x, &mut sums);
                 codes = codes.add(code_bytes::<P::C>());
                 x = x.add(BLOCK_BYTES);
             }
             weights = weights.add(unit_bytes::<P>());
         }
-        sums.iter().enumerate().for_each(|(v, [sum])| s.store(results.as_mut_ptr().add(v * S::LANES), *sum));
+        for (v, [sum]) in sums.iter().enumerate() {
+            s.store(results.as_mut_ptr().add(v * S::LANES), *sum);
+        }
     }
 }
 
-/// Adds the products of a part of a block, with codes that `codes` gives for a quad and a vector, and that lie in
-/// `weights`, if there is such memory, quad by quad and in each the vectors.
+/// A block of weights, whose methods are compiled into the loops: what is called there by another way, as a closure may
+/// be, does not get their instruction set, and each of its instructions becomes a call.
+pub(super) trait Block<S: Int8>: Copy {
+    /// Where codes lie quad by quad, and in each the vectors, if they do.
+    fn quads(self) -> Option<*const u8>;
+
+    /// A quad of codes of vector `v`.
+    /// # Safety
+    /// The memory of the block is readable.
+    unsafe fn codes(self, s: S, quad: usize, v: usize) -> S::I;
+
+    /// Scale and minimum of a part, of vector `v`.
+    /// # Safety
+    /// As for `codes`.
+    unsafe fn scales(self, s: S, part: usize, v: usize) -> [S::F; 2];
+}
+
+/// As it lies in a group.
+struct PackedBlock<S: Int8, P, const V: usize> {
+    unit: *const u8,
+    heads: [[S::F; 2]; V],
+    codes: *const u8,
+    /// Of the unit's blocks.
+    number: usize,
+    format: PhantomData<P>,
+}
+
+impl<S: Int8, P, const V: usize> Clone for PackedBlock<S, P, V> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Int8, P, const V: usize> Copy for PackedBlock<S, P, V> {}
+
+impl<S: Int8, P: Packing, const V: usize> Block<S> for PackedBlock<S, P, V> {
+    #[inline(always)]
+    fn quads(self) -> Option<*const u8> {
+        None
+    }
+
+    #[inline(always)]
+    unsafe fn codes(self, s: S, quad: usize, v: usize) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { P::C::quad(s, self.codes.add(4 * v * S::LANES), v * S::LANES, quad) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(self, s: S, part: usize, v: usize) -> [S::F; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { P::K::get(s, self.unit, v * S::LANES, self.heads[v], (self.number, part)) }
+    }
+}
+
+/// Adds the products of a part of a block.
 /// # Safety
-/// `x` is readable for a block of a tile of `R` rows, `weights` for one of `V` vectors.
+/// `weights` is a block of `V` vectors whose memory is readable, `x` is readable for a block of a tile of `R` rows.
 #[inline(always)]
-unsafe fn add_products<S: Int8, M: Products, F: Form, const V: usize, const R: usize>(
+unsafe fn add_products<S: Int8, M: Products, F: Form, B: Block<S>, const V: usize, const R: usize>(
     s: S,
     part: usize,
-    (codes, weights): (impl Fn(usize, usize) -> S::I, Option<*const u8>),
+    weights: B,
     x: *const u8,
     products: &mut [[S::I; R]; V],
 ) {
     let quads = 8 / F::PARTS;
-    if let Some(weights) = weights {
+    if let Some(codes) = weights.quads() {
         let mut done = true;
         for quad in (part * quads..(part + 1) * quads).step_by(4) {
             // SAFETY: the caller's contract.
-            done &= unsafe { s.four_quads(products, weights.add(quad * V * 4 * S::LANES), x.add(quad_place(quad, 0))) };
+            done &= unsafe { s.four_quads(products, codes.add(quad * V * 4 * S::LANES), x.add(quad_place(quad, 0))) };
         }
         if done {
             return;
         }
     }
     for first in (part * quads..(part + 1) * quads).step_by(M::TOGETHER) {
-        // Loops, not `map` of arrays, which may become a call.
         let mut begun = *products;
         if !M::WIDE {
-            begun.as_flattened_mut().iter_mut().for_each(|sum| *sum = s.begin(*sum));
+            for sum in begun.as_flattened_mut() {
+                *sum = s.begin(*sum);
+            }
         }
         for quad in first..first + M::TOGETHER {
             let mut w = [s.zero(); V];
-            w.iter_mut().enumerate().for_each(|(v, w)| *w = codes(quad, v));
+            for (v, w) in w.iter_mut().enumerate() {
+                // SAFETY: the caller's contract.
+                *w = unsafe { weights.codes(s, quad, v) };
+            }
             for r in 0..R {
                 // SAFETY: the caller's contract.
                 let x = unsafe { s.splat(x.add(quad_place(quad, r))) };
@@ -171,57 +233,89 @@ unsafe fn add_products<S: Int8, M: Products, F: Form, const V: usize, const R: u
     }
 }
 
-/// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x. `codes` gives those of
-/// a quad and a vector, and where they lie, if they are unpacked; `scales` scale and minimum of a part and a vector.
+/// Which sum of a block of x goes with a part.
+#[inline(always)]
+fn sum_of<F: Form>(part: usize) -> Numbers {
+    match (F::PARTS, part) {
+        (1, _) => Numbers::Sum,
+        (_, 0) => Numbers::FirstSum,
+        _ => Numbers::LastSum,
+    }
+}
+
+/// A number of row `r` of a block of a tile of `R` rows, in all lanes.
+/// # Safety
+/// `x` is readable for such a block.
+#[inline(always)]
+unsafe fn number<S: Int8, const R: usize>(s: S, x: *const u8, which: Numbers, r: usize) -> S::I {
+    // SAFETY: the caller's contract.
+    unsafe { s.splat(x.add(place(R, which, r))) }
+}
+
+/// What a block of 32 columns adds to the sums of `V` vectors of weight rows and `R` rows of x.
 /// # Safety
 /// As for `add_products`.
 #[inline(always)]
-pub(super) unsafe fn block<S: Int8, M: Products, F: Form, const V: usize, const R: usize>(
+pub(super) unsafe fn block<S: Int8, M: Products, F: Form, B: Block<S>, const V: usize, const R: usize>(
     s: S,
-    (codes, weights): (impl Fn(usize, usize) -> S::I, Option<*const u8>),
-    scales: impl Fn(usize, usize) -> [S::F; 2],
+    weights: B,
     x: *const u8,
     sums: &mut [[S::F; R]; V],
 ) {
     let signed = M::WIDE && S::SIGNED;
-    // SAFETY: the caller's contract.
-    let number = |which, r| unsafe { s.splat(x.add(place(R, which, r))) };
     let mut joined = [[s.as_f32(s.zero()); R]; V];
     for part in 0..F::PARTS {
-        let sum = || match (F::PARTS, part) {
-            (1, _) => Numbers::Sum,
-            (_, 0) => Numbers::FirstSum,
-            _ => Numbers::LastSum,
-        };
         let mut products = [[s.zero(); R]; V];
         if !F::MINS && !signed {
             for r in 0..R {
-                let start = number(sum(), r);
-                products.iter_mut().for_each(|product| product[r] = start);
+                // SAFETY: the caller's contract.
+                let start = unsafe { number::<S, R>(s, x, sum_of::<F>(part), r) };
+                for product in &mut products {
+                    product[r] = start;
+                }
             }
         }
         // SAFETY: the caller's contract.
-        unsafe { add_products::<S, M, F, V, R>(s, part, (&codes, weights), x, &mut products) };
+        unsafe { add_products::<S, M, F, B, V, R>(s, part, weights, x, &mut products) };
         for v in 0..V {
-            let [scale, min] = scales(part, v);
-            for r in 0..R {
-                let product = s.to_f32(products[v][r]);
-                let x_scale = s.as_f32(number(Numbers::Scale, r));
-                let (out, joined) = (&mut sums[v][r], &mut joined[v][r]);
-                if F::PARTS == 1 {
-                    *out = s.mul_add(product, s.mul(scale, x_scale), *out);
-                    if F::MINS {
-                        *out = s.mul_add(min, s.as_f32(number(Numbers::ScaledSum, r)), *out);
-                    }
-                    continue;
-                }
-                *joined = if part == 0 { s.mul(product, scale) } else { s.mul_add(product, scale, *joined) };
+            // SAFETY: the caller's contract.
+            unsafe { scale::<S, F, B, V, R>(s, (part, v), weights, x, &products[v], [&mut joined[v], &mut sums[v]]) };
+        }
+    }
+}
+
+/// Scales the products of a part with vector `v` of weight rows, and adds them to `joined`, the block's, or to `sums`.
+/// # Safety
+/// As for `add_products`.
+#[inline(always)]
+unsafe fn scale<S: Int8, F: Form, B: Block<S>, const V: usize, const R: usize>(
+    s: S,
+    (part, v): (usize, usize),
+    weights: B,
+    x: *const u8,
+    products: &[S::I; R],
+    [joined, sums]: [&mut [S::F; R]; 2],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let [scale, min] = weights.scales(s, part, v);
+        for r in 0..R {
+            let product = s.to_f32(products[r]);
+            let x_scale = s.as_f32(number::<S, R>(s, x, Numbers::Scale, r));
+            let (out, joined) = (&mut sums[r], &mut joined[r]);
+            if F::PARTS == 1 {
+                *out = s.mul_add(product, s.mul(scale, x_scale), *out);
                 if F::MINS {
-                    *joined = s.mul_add(min, s.to_f32(number(sum(), r)), *joined);
+                    *out = s.mul_add(min, s.as_f32(number::<S, R>(s, x, Numbers::ScaledSum, r)), *out);
                 }
-                if part + 1 == F::PARTS {
-                    *out = s.mul_add(*joined, x_scale, *out);
-                }
+                continue;
+            }
+            *joined = if part == 0 { s.mul(product, scale) } else { s.mul_add(product, scale, *joined) };
+            if F::MINS {
+                *joined = s.mul_add(min, s.to_f32(number::<S, R>(s, x, sum_of::<F>(part), r)), *joined);
+            }
+            if part + 1 == F::PARTS {
+                *out = s.mul_add(*joined, x_scale, *out);
             }
         }
     }
