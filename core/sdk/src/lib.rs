@@ -61,6 +61,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use graph::Graph;
 pub use model::{Meta, Model, Tensor};
 pub use options::Options;
+pub use rocmforge_abi::SAMPLE_EXTENSION;
 pub use rocmforge_program as program;
 pub use rocmforge_program::{DType, Program};
 pub use traits::{

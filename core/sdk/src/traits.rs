@@ -202,7 +202,8 @@ pub trait Executable: Send + 'static {
     fn submit(&mut self, step: &Step<'_>) -> Result<()>;
 
     /// Starts a step and draws tokens from these of its rows of logits, of which there is at least one; their order, rows
-    /// and numbers are checked. Called only where [`extensions`](Backend::extensions) name `sample/1`.
+    /// and numbers are checked. Called only where [`extensions`](Backend::extensions) name
+    /// [`SAMPLE_EXTENSION`](crate::SAMPLE_EXTENSION).
     ///
     /// # Errors
     /// Device faults.

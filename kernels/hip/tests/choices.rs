@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Random, check, on_both_waves};
+use common::{Gpu, Random, check, on_both_waves};
 use rocmforge_kernels_hip::*;
 
 #[test]
@@ -173,6 +173,24 @@ fn request(temperature: f32, top_k: u32, top_p: f32, min_p: f32, draw: u64) -> R
     RfSampleRequest { temperature, top_p, min_p, top_k, draw }
 }
 
+/// The tokens that are drawn from rows of `n` logits, of which each begins `stride` after the other; 0: one row for all.
+fn drawn(gpu: &Gpu, logits: &[f32], requests: &[RfSampleRequest], (n, stride): (usize, usize)) -> Vec<u32> {
+    let rows = requests.len();
+    let tokens = gpu.room(4 * rows);
+    let args = RfSampleArgs {
+        logits: gpu.upload(logits),
+        requests: gpu.upload(requests),
+        tokens,
+        rows: rows as u32,
+        n: n as u32,
+        scratch: gpu.room(launch::sample_scratch_bytes(rows as u32, n as u32) as usize),
+        stride: stride as u32,
+        reserved: 0,
+    };
+    launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
+    gpu.download(tokens, rows)
+}
+
 #[test]
 fn tokens_are_those_that_the_host_draws() {
     on_both_waves("tokens_are_those_that_the_host_draws", &["sample"], |gpu| {
@@ -192,21 +210,8 @@ fn tokens_are_those_that_the_host_draws() {
             ] {
                 requests.push(request(temperature, top_k, top_p, min_p, random.bits()));
             }
-            let rows = requests.len();
-            let x: Vec<f32> = random.normals(rows * n).iter().map(|v| v * 3.0).collect();
-            let tokens = gpu.room(rows * 4);
-            let args = RfSampleArgs {
-                logits: gpu.upload(&x),
-                requests: gpu.upload(&requests),
-                tokens,
-                rows: rows as u32,
-                n: n as u32,
-                scratch: gpu.room(launch::sample_scratch_bytes(rows as u32, n as u32) as usize),
-                stride: n as u32,
-                reserved: 0,
-            };
-            launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
-            let found = gpu.download::<u32>(tokens, rows);
+            let x: Vec<f32> = random.normals(requests.len() * n).iter().map(|v| v * 3.0).collect();
+            let found = drawn(gpu, &x, &requests, (n, n));
             for (row, r) in requests.iter().enumerate() {
                 assert_eq!(found[row], host_draw(&x[row * n..][..n], r), "{r:?} of {n}");
             }
@@ -227,20 +232,7 @@ fn equal_logits_are_ranked_by_id_however_many() {
             request(1.0, 0, 0.5, 0.0, half),
             request(0.0, 0, 1.0, 0.0, half),
         ];
-        let tokens = gpu.room(16);
-        let rows = vec![x; 4].concat();
-        let args = RfSampleArgs {
-            logits: gpu.upload(&rows),
-            requests: gpu.upload(&requests),
-            tokens,
-            rows: 4,
-            n: n as u32,
-            stride: n as u32,
-            scratch: gpu.room(launch::sample_scratch_bytes(4, n as u32) as usize),
-            reserved: 0,
-        };
-        launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
-        assert_eq!(gpu.download::<u32>(tokens, 4), [1500, 1000, 750, 0]);
+        assert_eq!(drawn(gpu, &x, &requests, (n, 0)), [1500, 1000, 750, 0]);
     });
 }
 
@@ -255,20 +247,9 @@ fn rows_that_cannot_be_drawn_from_are_reported() {
         };
         let none = f32::NEG_INFINITY;
         let x = [row(f32::NAN, 0.0), row(f32::INFINITY, 0.0), row(none, none), row(2.0, none)].concat();
-        let (tokens, requests) = (gpu.room(16), [request(1.0, 0, 1.0, 0.0, 5); 4]);
-        let args = RfSampleArgs {
-            logits: gpu.upload(&x),
-            requests: gpu.upload(&requests),
-            tokens,
-            rows: 4,
-            n: n as u32,
-            stride: n as u32,
-            scratch: gpu.room(launch::sample_scratch_bytes(4, n as u32) as usize),
-            reserved: 0,
-        };
-        launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
         let failed = launch::SAMPLE_FAILED;
-        assert_eq!(gpu.download::<u32>(tokens, 4), [failed, failed, failed, 17]);
+        let requests = [request(1.0, 0, 1.0, 0.0, 5); 4];
+        assert_eq!(drawn(gpu, &x, &requests, (n, n)), [failed, failed, failed, 17]);
     });
 }
 
@@ -282,20 +263,7 @@ fn draws_have_the_distribution_of_their_weights() {
         for (top_k, top_p, kept) in [(0u32, 1.0f32, 8usize), (5, 1.0, 5), (0, 0.7, 4)] {
             let requests: Vec<RfSampleRequest> =
                 (0..draws).map(|_| request(1.0, top_k, top_p, 0.0, random.bits())).collect();
-            let tokens = gpu.room(4 * draws);
-            let args = RfSampleArgs {
-                logits: gpu.upload(&x),
-                requests: gpu.upload(&requests),
-                tokens,
-                rows: draws as u32,
-                n: n as u32,
-                scratch: gpu.room(launch::sample_scratch_bytes(draws as u32, n as u32) as usize),
-                // Every row draws from the same logits.
-                stride: 0,
-                reserved: 0,
-            };
-            launch::sample(&args, gpu.wave).into_iter().for_each(|l| gpu.run(l));
-            let found = gpu.download::<u32>(tokens, draws);
+            let found = drawn(gpu, &x, &requests, (n, 0));
             let least = x.iter().map(|v| v.exp()).fold(0.0, f32::max) - kept as f32;
             let weights: Vec<f64> = x.iter().map(|v| f64::from(v.exp())).collect();
             let left = |w: f64| if w > f64::from(least) + 0.5 { w } else { 0.0 };

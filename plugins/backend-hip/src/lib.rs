@@ -23,7 +23,7 @@ mod weights;
 use std::sync::Arc;
 
 use rocmforge_sdk::program::Op;
-use rocmforge_sdk::{Backend, CompileOptions, DType, Device, Error, Options, Program, Result, log};
+use rocmforge_sdk::{Backend, CompileOptions, DType, Device, Error, Options, Program, Result, SAMPLE_EXTENSION, log};
 
 pub use executable::HipExecutable;
 use gpu::Gpu;
@@ -66,7 +66,7 @@ impl Backend for HipBackend {
     }
 
     fn extensions(&self) -> Vec<String> {
-        if self.options.sampling { vec!["sample/1".into()] } else { vec![] }
+        if self.options.sampling { vec![SAMPLE_EXTENSION.into()] } else { vec![] }
     }
 
     // Every type of weights is read, see `rocmforge_kernels_hip::stored_as`.

@@ -7,6 +7,7 @@ use rocmforge_e2e::hip::{StandIn, log_of, logits, ready};
 use rocmforge_e2e::server::{Server, host};
 use rocmforge_e2e::{build_folder, max_difference};
 use rocmforge_test_support::{committed_models, expected_json, npy_f32, repository, token_ids};
+use tempfile::TempDir;
 
 /// A configuration with both backends and these options of the first.
 fn config(folder: &Path, options: &str) -> PathBuf {
@@ -20,6 +21,13 @@ fn config(folder: &Path, options: &str) -> PathBuf {
     let file = folder.join("plugins.toml");
     std::fs::write(&file, text).expect("a file");
     file
+}
+
+/// A folder, and in it a configuration with both backends and these options of the first; and a small model.
+fn small(options: &str) -> (TempDir, String, String) {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let config = config(temporary.path(), options).display().to_string();
+    (temporary, config, committed_models().join("llama3-gqa/model.gguf").display().to_string())
 }
 
 /// Arguments of `logits` for a recorded model, with what was recorded.
@@ -105,9 +113,7 @@ fn a_model_that_does_not_fit_leaves_its_first_layers_to_the_processor() {
 
 #[test]
 fn without_hip_the_processor_serves_and_one_line_says_so() {
-    let temporary = tempfile::tempdir().expect("a folder");
-    let config = config(temporary.path(), "").display().to_string();
-    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let (temporary, config, model) = small("");
     let run = |more: &[&str]| {
         let args = ["--config", &config, "generate", "--model", &model, "-p", "a", "-n", "1"];
         let library = temporary.path().join("libamdhip64.so");
@@ -130,9 +136,7 @@ fn a_failing_device_ends_the_step_with_its_words() {
         return;
     }
     let failing = StandIn::new(32).with("HIP_STAND_IN_FAIL", "hipModuleLaunchKernel:60:719");
-    let temporary = tempfile::tempdir().expect("a folder");
-    let config = config(temporary.path(), "").display().to_string();
-    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let (temporary, config, model) = small("");
     let out = temporary.path().join("logits.npy").display().to_string();
     let tokens = ["--tokens", "1,2,3,4,5,6,7,8,9,10,11,12", "--chunk", "3", "--context-length", "256", "--out", &out];
     let args = ["--config", &config, "logits", "--model", &model];
@@ -165,9 +169,7 @@ fn a_profile_names_the_kernels() {
     if !ready() {
         return;
     }
-    let temporary = tempfile::tempdir().expect("a folder");
-    let config = config(temporary.path(), "").display().to_string();
-    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let (_temporary, config, model) = small("");
     let args = ["--config", &config, "bench", "--model", &model, "-p", "4", "-n", "2", "-r", "1", "--profile"];
     let output = StandIn::new(32).host(&args);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -179,9 +181,7 @@ fn a_profile_names_the_kernels() {
 
 /// Answers of a server on a stand-in to requests that draw in several ways, and how many tokens its device has drawn.
 fn drawn(stand_in: &StandIn, options: &str) -> (Vec<String>, u64) {
-    let temporary = tempfile::tempdir().expect("a folder");
-    let config = config(temporary.path(), options).display().to_string();
-    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let (_temporary, config, model) = small(options);
     let more = ["--model", &model, "--no-fallback", "--context-length", "64"];
     let server = Server::start_prepared(&["--config", &config], &more, &[], |command| stand_in.apply(command));
     let ways = [
@@ -233,9 +233,7 @@ fn drawing_is_compared_with_copying_logits() {
     if !ready() {
         return;
     }
-    let temporary = tempfile::tempdir().expect("a folder");
-    let config = config(temporary.path(), "").display().to_string();
-    let model = committed_models().join("llama3-gqa/model.gguf").display().to_string();
+    let (_temporary, config, model) = small("");
     let parts = ["-p", "0", "-n", "2", "-r", "1", "-b", "2", "--no-limits", "--sampling", "--json"];
     let args = ["--config", &config, "bench", "--model", &model];
     let output = StandIn::new(64).host(&[&args[..], &parts[..]].concat());

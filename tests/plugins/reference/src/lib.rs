@@ -31,7 +31,7 @@ impl Backend for Reference {
     }
 
     fn extensions(&self) -> Vec<String> {
-        vec!["sample/1".into()]
+        vec![rocmforge_sdk::SAMPLE_EXTENSION.into()]
     }
 
     fn supports(&self, op: &Op, _: &[DType]) -> bool {
