@@ -330,23 +330,20 @@ struct RfBatch {
     }
 };
 
+// A batch of these vectors.
 template <class Batch>
-RF_FN void rf_batch(const RfGemmArgs &args, typename Batch::Shared &shared) {
-    // Blocks with the same rows follow each other, so that they find the weights in the cache.
-    const uint32_t tile = rf_block_x(), total = args.columns / Batch::F::block * Batch::F::units;
-    Batch batch = {args, 0, rf_block_y() * Batch::block_rows, nullptr, tile * Batch::most, 0, total};
-    if (args.tiles) {
-        const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
-        batch.first_row = uint64_t(t[0]) * args.rows;
-        batch.items = rf_ptr<const uint32_t>(args.sorted);
-        batch.m0 = t[1];
-        batch.vectors = t[2];
-    } else {
-        batch.vectors = rf_min(args.items - batch.m0, Batch::most);
-    }
+RF_FN void rf_batch_of(const RfGemmArgs &args, const RfGemmItems &of, typename Batch::Shared &shared) {
+    const uint32_t total = args.columns / Batch::F::block * Batch::F::units;
+    Batch batch = {args, of.first_row, rf_block_y() * Batch::block_rows, of.items, of.m0, of.vectors, total};
     if (batch.vectors > 0) {
         batch.run(shared);
     }
+}
+
+template <class Batch>
+RF_FN void rf_batch(const RfGemmArgs &args, typename Batch::Shared &shared) {
+    // Blocks with the same rows follow each other, so that they find the weights in the cache.
+    rf_batch_of<Batch>(args, rf_gemm_items(args, rf_block_x(), Batch::most), shared);
 }
 
 template <uint32_t format>

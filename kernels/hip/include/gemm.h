@@ -237,20 +237,28 @@ struct RfGemm {
     }
 };
 
+// The vectors that a block takes.
+struct RfGemmItems {
+    uint64_t first_row; // of the weights of their expert
+    const uint32_t *items;
+    uint32_t m0, vectors;
+};
+
+// Those of tile `tile`, of at most `most` vectors each.
+RF_FN RfGemmItems rf_gemm_items(const RfGemmArgs &args, uint32_t tile, uint32_t most) {
+    if (args.tiles) {
+        // Expert, first of its items in `sorted`, how many.
+        const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
+        return {uint64_t(t[0]) * args.rows, rf_ptr<const uint32_t>(args.sorted), t[1], t[2]};
+    }
+    const uint32_t m0 = tile * most;
+    return {0, nullptr, m0, m0 < args.items ? rf_min(args.items - m0, most) : 0};
+}
+
 template <class Gemm>
 RF_FN void rf_gemm(const RfGemmArgs &args, uint32_t bm, uint32_t bn, typename Gemm::Shared &shared) {
-    uint32_t tile = rf_block_y();
-    Gemm gemm = {args, 0, args.rows, args.columns, rf_block_x() * bn, nullptr, tile * bm, 0};
-    if (args.tiles) {
-        // Tile: expert, first of its items in `sorted`, how many.
-        const uint32_t *t = rf_ptr<const uint32_t>(args.tiles) + 3 * tile;
-        gemm.first_row = uint64_t(t[0]) * args.rows;
-        gemm.items = rf_ptr<const uint32_t>(args.sorted);
-        gemm.m0 = t[1];
-        gemm.vectors = t[2];
-    } else {
-        gemm.vectors = rf_min(args.items - gemm.m0, bm);
-    }
+    const RfGemmItems of = rf_gemm_items(args, rf_block_y(), bm);
+    Gemm gemm = {args, of.first_row, args.rows, args.columns, rf_block_x() * bn, of.items, of.m0, of.vectors};
     if (gemm.vectors > 0) {
         gemm.run(shared);
     }

@@ -17,17 +17,11 @@ RF_KERNEL_DENSE(rf_gemm_tq1_0_64, RfGemmArgs, RF_BATCH_WAVES *RF_WAVE, 2) {
     }
     RfGemmArgs whole = args;
     whole.splits = 1;
-    const uint32_t *t = args.tiles ? rf_ptr<const uint32_t>(args.tiles) + 3 * rf_block_x() : nullptr;
-    const uint32_t m0 = t ? t[1] : 64 * rf_block_x(), end = t ? t[1] + t[2] : args.items;
+    const RfGemmItems all = rf_gemm_items(args, rf_block_x(), 64);
 #pragma unroll 1
-    for (uint32_t first = m0; first < rf_min(end, m0 + 64); first += 32) {
-        Batch batch = {whole, 0, rf_block_y() * Batch::block_rows, nullptr, first, rf_min(end - first, 32), 0};
-        batch.total = args.columns / Batch::F::block * Batch::F::units;
-        if (t) {
-            batch.first_row = uint64_t(t[0]) * args.rows;
-            batch.items = rf_ptr<const uint32_t>(args.sorted);
-        }
-        batch.run(shared);
+    for (uint32_t first = 0; first < all.vectors; first += 32) {
+        const RfGemmItems half = {all.first_row, all.items, all.m0 + first, rf_min(all.vectors - first, 32)};
+        rf_batch_of<Batch>(whole, half, shared);
     }
 }
 #endif
