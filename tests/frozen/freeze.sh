@@ -12,4 +12,4 @@ cargo build --release --target-dir target/frozen -p rocmforge-arch-llama -p fixt
 mkdir -p "$out"
 cp target/frozen/release/{librocmforge_arch_llama.so,libfixture_reference.so,accuracy} "$out"
 # Repositories grow with every one of them.
-gzip -9n "$out"/*
+xz --x86 --lzma2=preset=9e "$out"/*

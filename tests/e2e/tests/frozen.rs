@@ -1,10 +1,12 @@
 //! Binaries of released ABI versions and today's, loading each other.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use lzma_rust2::XzReader;
 use rocmforge_e2e::{TOLERANCE, build_folder, logits, max_difference};
 use rocmforge_loader::config::PluginEntry;
 use rocmforge_loader::{CompileOptions, Config, LoadOptions, Model, Plugins};
@@ -21,10 +23,15 @@ fn frozen() -> Vec<PathBuf> {
 /// Unpacks a frozen file into a folder. A child writes it: a program that this process has open for writing cannot be run
 /// by a child that inherits the descriptor.
 fn unpack(from: &Path, file: &str, to: &Path) -> PathBuf {
-    let (packed, path) = (from.join(format!("{file}.gz")), to.join(file));
-    let script = "gzip -dc \"$1\" > \"$2\" && chmod 755 \"$2\"";
-    let status = Command::new("sh").args(["-c", script, "sh"]).arg(&packed).arg(&path).status().expect("sh runs");
-    assert!(status.success(), "{}", packed.display());
+    let (packed, path) = (from.join(format!("{file}.xz")), to.join(file));
+    let mut unpacked = XzReader::new(File::open(&packed).expect("a frozen file"), false);
+    let mut child = Command::new("sh");
+    child.args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"]).arg(&path).stdin(Stdio::piped());
+    let mut child = child.spawn().expect("sh runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::copy(&mut unpacked, &mut input).unwrap_or_else(|e| panic!("{}: {e}", packed.display()));
+    drop(input);
+    assert!(child.wait().expect("sh ends").success(), "{}", path.display());
     path
 }
 
