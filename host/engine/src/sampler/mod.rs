@@ -10,6 +10,7 @@ mod mirostat;
 mod params;
 mod penalties;
 mod rng;
+mod run;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::error::EngineError;
 use constraint::Follower;
 use mirostat::Bound;
 use penalties::History;
+use select::Order;
 
 /// A drawn token.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +49,9 @@ pub struct Sampler {
     follower: Option<Follower>,
     /// Tokens with which a bad word would be complete.
     banned: Vec<u32>,
+    // Kept, as memory that is new costs more than what is done in it.
     scratch: Vec<select::Candidate>,
+    items: Vec<run::Ranked>,
     sums: Vec<f64>,
 }
 
@@ -58,8 +62,8 @@ impl Sampler {
         let history = History::new(prompt, &params);
         let surprise = params.mirostat.map(Bound::new);
         let banned = endings(&params.bad_words, prompt);
-        let (follower, scratch, sums) = Default::default();
-        Sampler { params, rng, history, surprise, follower, banned, scratch, sums }
+        let (follower, scratch, items, sums) = Default::default();
+        Sampler { params, rng, history, surprise, follower, banned, scratch, items, sums }
     }
 
     /// The same, within a grammar.
@@ -98,24 +102,24 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32], position: usize) -> u32 {
-        let (candidates, position) = (&mut self.scratch, position as u64);
+        let (candidates, items, position) = (&mut self.scratch, &mut self.items, position as u64);
         if whole::applies(&self.params) {
             return whole::draw(logits, self.params.temperature, self.rng.uniform(position), &mut self.sums);
         }
         if let Some(bound) = &mut self.surprise {
             select::weights(logits, self.params.temperature, candidates);
             bound.cut(candidates);
-            let token = select::draw(candidates, self.rng.uniform(position));
+            let token = select::draw(candidates, Order::Given, logits, items, self.rng.uniform(position));
             bound.observe(candidates, token);
             return token;
         }
-        select::candidates(logits, &self.params, candidates);
+        let order = select::candidates(logits, &self.params, candidates, items);
         if let Some(xtc) = self.params.xtc
             && self.rng.derived().uniform(position) < f64::from(xtc.probability)
         {
             truncate::exclude_top(candidates, xtc.threshold);
         }
-        select::draw(candidates, self.rng.uniform(position))
+        select::draw(candidates, order, logits, items, self.rng.uniform(position))
     }
 
     /// Tells the sampler that the last of `tokens` (prompt and answer) was generated.

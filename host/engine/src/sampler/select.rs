@@ -2,10 +2,24 @@
 
 use std::cmp::Ordering;
 
+use super::run::{self, Item, Ranked};
+use super::whole::exp;
 use super::{SamplingParams, truncate};
 
 /// A token and its logit, or later its weight.
 pub(super) type Candidate = (u32, f32);
+
+/// More candidates than these are not sorted.
+const MOST_SORTED: usize = 4096;
+
+/// In which order candidates count in a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// In theirs.
+    Given,
+    /// By rank, which theirs is not.
+    ByRank,
+}
 
 /// The largest logit and whether there is a NaN, in lanes that compile to vector instructions: rows are long.
 pub(super) fn maximum(logits: &[f32]) -> (f32, bool) {
@@ -35,77 +49,141 @@ pub(super) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// The `k` first of `candidates` by rank, sorted, without sorting the rest.
 pub(super) fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
+    select_top(candidates, k);
+    candidates.sort_unstable_by(by_rank);
+}
+
+/// The same in any order.
+fn select_top(candidates: &mut Vec<Candidate>, k: usize) {
     if k < candidates.len() {
         candidates.select_nth_unstable_by(k, by_rank);
         candidates.truncate(k);
     }
-    candidates.sort_unstable_by(by_rank);
 }
 
 /// The tokens that may be drawn, with weights in proportion to their probabilities. `logits` hold bias and penalties
-/// already, their maximum is finite, and the temperature is not 0. `scratch` receives the result.
-pub(super) fn candidates(logits: &[f32], params: &SamplingParams, scratch: &mut Vec<Candidate>) {
+/// already, their maximum is finite, and the temperature is not 0. `scratch` receives the result, `items` is used.
+pub(super) fn candidates(
+    logits: &[f32],
+    params: &SamplingParams,
+    scratch: &mut Vec<Candidate>,
+    items: &mut Vec<Ranked>,
+) -> Order {
     let (max, _) = maximum(logits);
-    let weight = |x: f32| ((x - max) / params.temperature).exp();
+    let temperature = params.temperature;
     // Nothing is drawn that is impossible.
     let mut least = f32::MIN;
     if params.min_p > 0.0 {
         // p / p_max is the weight, so the threshold needs no sum over the vocabulary.
-        least = least.max(max + params.temperature * params.min_p.ln());
+        least = least.max(max + temperature * params.min_p.ln());
     }
     if params.top_n_sigma > 0.0 {
         least = least.max(max - params.top_n_sigma * truncate::deviation(logits));
     }
-    scratch.clear();
-    let all = logits.iter().enumerate().map(|(i, &x)| (i as u32, x));
-    scratch.extend(all.filter(|c| c.1 >= least || c.1 == max));
+    // Every token is written down, the next one over it where it is not kept: no branch that could be guessed wrongly.
+    scratch.resize(logits.len(), (0, 0.0));
+    let mut kept = 0;
+    for (i, &x) in logits.iter().enumerate() {
+        scratch[kept] = (i as u32, x);
+        kept += usize::from(x >= least || x == max);
+    }
+    scratch.truncate(kept);
+    let mut order = Order::Given;
     if let Some(k) = params.top_k {
-        keep_top(scratch, k);
+        select_top(scratch, k);
+        order = sort_few(scratch);
     }
     if params.typical_p < 1.0 {
-        truncate::keep_typical(scratch, params.typical_p, weight);
+        truncate::keep_typical(scratch, params.typical_p, max, temperature);
+        order = Order::Given;
     }
     if params.top_p < 1.0 {
-        let total: f64 = scratch.iter().map(|c| f64::from(weight(c.1))).sum();
-        keep_top_p(scratch, total * f64::from(params.top_p), weight);
+        return keep_top_p(scratch, items, f64::from(params.top_p), max, temperature);
     }
-    scratch.iter_mut().for_each(|c| c.1 = weight(c.1));
+    replace_logits(scratch, max, temperature);
+    order
+}
+
+fn replace_logits(candidates: &mut [Candidate], max: f32, temperature: f32) {
+    weigh(candidates, max, temperature, |part, weights| part.iter_mut().zip(weights).for_each(|(c, &w)| c.1 = w));
+}
+
+/// Calls `f` with the candidates, in pieces, and their weights, which are 1 for the logit `max`.
+pub(super) fn weigh(
+    candidates: &mut [Candidate],
+    max: f32,
+    temperature: f32,
+    mut f: impl FnMut(&mut [Candidate], &[f32]),
+) {
+    // In pieces, as a loop over numbers alone compiles to vector instructions.
+    let mut weights = [0f32; 512];
+    for part in candidates.chunks_mut(weights.len()) {
+        let weights = &mut weights[..part.len()];
+        weights.iter_mut().zip(part.iter()).for_each(|(w, c)| *w = c.1);
+        weights.iter_mut().for_each(|w| *w = exp((*w - max) / temperature));
+        f(part, weights);
+    }
+}
+
+/// Sorts the candidates by rank, unless they are so many that it would take long.
+fn sort_few(candidates: &mut [Candidate]) -> Order {
+    if candidates.len() > MOST_SORTED {
+        return Order::ByRank;
+    }
+    candidates.sort_unstable_by(by_rank);
+    Order::Given
 }
 
 /// All tokens with weights in proportion to their probabilities; otherwise as [`candidates`].
 pub(super) fn weights(logits: &[f32], temperature: f32, scratch: &mut Vec<Candidate>) {
     let (max, _) = maximum(logits);
     scratch.clear();
-    scratch.extend(logits.iter().enumerate().map(|(i, &x)| (i as u32, ((x - max) / temperature).exp())));
+    scratch.extend(logits.iter().enumerate().map(|(i, &x)| (i as u32, x)));
+    replace_logits(scratch, max, temperature);
 }
 
-/// Keeps the shortest run of first-ranked candidates whose weights reach `target`. Nearly always these are few, so
-/// more and more of them are ranked until they suffice.
-fn keep_top_p(candidates: &mut Vec<Candidate>, target: f64, weight: impl Fn(f32) -> f32) {
-    let mut ranked = 0;
-    let mut sum = 0.0;
-    while ranked < candidates.len() {
-        let rest = &mut candidates[ranked..];
-        let next = (ranked * 8).max(256).min(rest.len());
-        if next < rest.len() {
-            rest.select_nth_unstable_by(next, by_rank);
-        }
-        rest[..next].sort_unstable_by(by_rank);
-        for (i, c) in rest[..next].iter().enumerate() {
-            sum += f64::from(weight(c.1));
-            if sum >= target {
-                candidates.truncate(ranked + i + 1);
-                return;
-            }
-        }
-        ranked += next;
+/// Keeps the shortest run of first-ranked candidates whose weights reach this share of all, and their weights in place of
+/// their logits.
+fn keep_top_p(
+    candidates: &mut Vec<Candidate>,
+    items: &mut Vec<Ranked>,
+    share: f64,
+    max: f32,
+    temperature: f32,
+) -> Order {
+    let mut total = 0.0;
+    items.clear();
+    weigh(candidates, max, temperature, |part, weights| {
+        total += weights.iter().map(|&w| f64::from(w)).sum::<f64>();
+        items.extend(part.iter().zip(weights).map(|(&(token, logit), &weight)| Ranked { token, logit, weight }));
+    });
+    let last = run::last(items, |sum| sum >= share * total);
+    let kept = |item: &Ranked| last.is_none_or(|last| item.order(&last).is_le());
+    candidates.clear();
+    let few = items.iter().filter(|item| kept(item)).count() <= MOST_SORTED;
+    if few {
+        items.retain(kept);
+        items.sort_unstable_by(Ranked::order);
+        candidates.extend(items.iter().map(|item| (item.token, item.weight)));
+        return Order::Given;
     }
+    candidates.extend(items.iter().filter(|item| kept(item)).map(|item| (item.token, item.weight)));
+    Order::ByRank
 }
 
-/// The candidate at the quantile `u` (in [0, 1)) of the weights in their order. There is at least one.
-pub(super) fn draw(candidates: &[Candidate], u: f64) -> u32 {
+/// The candidate at the quantile `u` (in [0, 1)) of the weights in this order. There is at least one; `logits` are those
+/// that the candidates come from, `items` is used.
+pub(super) fn draw(candidates: &[Candidate], order: Order, logits: &[f32], items: &mut Vec<Ranked>, u: f64) -> u32 {
     let total: f64 = candidates.iter().map(|c| f64::from(c.1)).sum();
     let mut left = u * total;
+    if order == Order::ByRank {
+        let item = |&(token, weight): &Candidate| Ranked { token, logit: logits[token as usize], weight };
+        items.clear();
+        items.extend(candidates.iter().map(item));
+        if let Some(drawn) = run::last(items, |sum| sum > left) {
+            return drawn.token;
+        }
+    }
     for &(token, weight) in candidates {
         left -= f64::from(weight);
         if left < 0.0 {

@@ -118,7 +118,7 @@ proptest! {
         if params.temperature == 0.0 {
             found.push((select::argmax(&altered), 1.0));
         } else {
-            select::candidates(&altered, &params, &mut found);
+            select::candidates(&altered, &params, &mut found, &mut Vec::new());
         }
         let total: f64 = found.iter().map(|c| f64::from(c.1)).sum();
         let found: BTreeMap<u32, f64> = found.iter().map(|c| (c.0, f64::from(c.1) / total)).collect();
@@ -133,7 +133,7 @@ proptest! {
         prop_assume!(weights.iter().any(|&w| w > 0));
         let candidates: Vec<(u32, f32)> = (0u32..).zip(weights.iter().map(|&w| f32::from(w))).collect();
         let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-        let drawn = select::draw(&candidates, u) as usize;
+        let drawn = select::draw(&candidates, Order::Given, &[], &mut Vec::new(), u) as usize;
         let below: f64 = weights[..drawn].iter().map(|&w| f64::from(w)).sum();
         prop_assert!(weights[drawn] > 0);
         prop_assert!(below <= u * total && u * total <= below + f64::from(weights[drawn]));
@@ -154,6 +154,39 @@ proptest! {
             prop_assert!((f64::from(*logprob) - expected[*token as usize]).abs() < 1e-4);
         }
     }
+}
+
+#[test]
+fn flat_distributions_give_the_tokens_that_sorting_gives() {
+    // Some of them equal, one far above, and most of them are kept.
+    let mut logits: Vec<f32> = (0..20_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 18) as f32 / 8192.0).collect();
+    logits[7] = 4.0;
+    let check = |top_k: Option<usize>, top_p: f32| {
+        let params = SamplingParams { temperature: 0.7, top_k, top_p, seed: Some(3), ..Default::default() };
+        let mut sampler = Sampler::new(params, &[]);
+        let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        sorted.sort_by(select::by_rank);
+        sorted.truncate(top_k.unwrap_or(usize::MAX));
+        sorted.iter_mut().for_each(|c| c.1 = ((c.1 - 4.0) / 0.7).exp());
+        let total: f64 = sorted.iter().map(|c| f64::from(c.1)).sum();
+        let mut sum = 0.0;
+        let before = |c: &&(u32, f32)| {
+            let before = sum < total * f64::from(top_p);
+            sum += f64::from(c.1);
+            before
+        };
+        let kept = sorted.iter().take_while(before).count();
+        assert!(kept > 4096, "{kept}");
+        for n in 0..200 {
+            let expected =
+                select::draw(&sorted[..kept], Order::Given, &[], &mut Vec::new(), rng::Rng::new(3).uniform(n as u64));
+            assert_eq!(sampler.sample(&mut logits.clone(), n, &[]).unwrap().token, expected, "{top_k:?} {top_p} {n}");
+        }
+    };
+    check(None, 0.95);
+    check(None, 0.5);
+    check(Some(10_000), 0.9);
+    check(Some(10_000), 1.0);
 }
 
 #[test]

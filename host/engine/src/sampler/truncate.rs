@@ -1,6 +1,9 @@
 //! Further rules for which tokens may be drawn.
 
-use super::select::{Candidate, by_rank};
+use std::cmp::Ordering;
+
+use super::run::{self, Item};
+use super::select::{Candidate, by_rank, weigh};
 
 /// The standard deviation of the logits, those of impossible tokens left out.
 pub(super) fn deviation(logits: &[f32]) -> f32 {
@@ -19,23 +22,50 @@ pub(super) fn deviation(logits: &[f32]) -> f32 {
 }
 
 /// Keeps those candidates whose information content is nearest to the entropy, until they reach the probability `p`.
-pub(super) fn keep_typical(candidates: &mut Vec<Candidate>, p: f32, weight: impl Fn(f32) -> f32) {
-    let weights: Vec<f64> = candidates.iter().map(|c| f64::from(weight(c.1))).collect();
-    let total: f64 = weights.iter().sum();
-    // 0 ln 0 is 0.
-    let surprise = |w: f64| -(w / total).ln();
-    let entropy: f64 = weights.iter().filter(|&&w| w > 0.0).map(|&w| w / total * surprise(w)).sum();
-    let mut order: Vec<(f64, f64, Candidate)> =
-        candidates.iter().zip(&weights).map(|(&c, &w)| ((surprise(w) - entropy).abs(), w, c)).collect();
-    order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(by_rank(&a.2, &b.2)));
-    let (target, mut sum) = (total * f64::from(p), 0.0);
+pub(super) fn keep_typical(candidates: &mut Vec<Candidate>, p: f32, max: f32, temperature: f32) {
+    let (mut items, mut total) = (Vec::with_capacity(candidates.len()), 0.0);
+    weigh(candidates, max, temperature, |part, weights| {
+        let weights = weights.iter().map(|&w| f64::from(w));
+        total += weights.clone().sum::<f64>();
+        items.extend(part.iter().zip(weights).map(|(&candidate, weight)| Typical { distance: 0.0, weight, candidate }));
+    });
+    let mut entropy = 0.0;
+    for item in &mut items {
+        let share = item.weight / total;
+        item.distance = -share.ln();
+        // 0 ln 0 is 0.
+        entropy += if share > 0.0 { share * item.distance } else { 0.0 };
+    }
+    items.iter_mut().for_each(|item| item.distance = (item.distance - entropy).abs());
+    let target = total * f64::from(p);
+    if let Some(last) = run::last(&items, |sum| sum >= target) {
+        items.retain(|item| item.order(&last).is_le());
+    }
+    items.sort_unstable_by(Typical::order);
     candidates.clear();
-    for (_, weight, candidate) in order {
-        candidates.push(candidate);
-        sum += weight;
-        if sum >= target {
-            break;
-        }
+    candidates.extend(items.iter().map(|item| item.candidate));
+}
+
+/// A candidate by how far its information content is from the entropy.
+#[derive(Clone, Copy)]
+struct Typical {
+    distance: f64,
+    weight: f64,
+    candidate: Candidate,
+}
+
+impl Item for Typical {
+    fn key(&self) -> f64 {
+        // That of an impossible token is infinite.
+        self.distance.min(f64::from(f32::MAX))
+    }
+
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.distance.total_cmp(&other.distance).then(by_rank(&self.candidate, &other.candidate))
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) fn applies(params: &SamplingParams) -> bool {
 }
 
 /// `e^x` for `x` up to 0, within 2e-7 of it, in operations that compile to vector instructions; 0 below [`LEAST`].
-fn exp(x: f32) -> f32 {
+#[inline]
+pub(super) fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to a whole number.
     const ROUND: f32 = 12_582_912.0;
     let bounded = if x > LEAST { x } else { LEAST };
