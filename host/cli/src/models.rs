@@ -138,6 +138,8 @@ pub struct Running {
     pub block_size: usize,
     /// Source of the chat template, where it has one.
     pub template_source: Option<String>,
+    /// Whether what messages spell as control tokens counts as such.
+    pub control_tokens_in_messages: bool,
     /// What stands for a text in embeddings; `None`: it gives none.
     pub pooling: Option<Pooling>,
     /// What people ask of it.
@@ -174,21 +176,10 @@ pub fn start(
             model.context_length
         );
     }
-    let defaults = EngineConfig::default();
     let weights = model.placement.rows.iter().map(|r| r.weight_bytes).sum();
     let need = memory::plan(&model.executable, weights, context as usize, &config.scheduler, room)?;
     let facts = served::facts(&model, need.bytes);
-    let engine_config = EngineConfig {
-        cache_blocks: need.blocks,
-        max_queue: config.scheduler.max_queue,
-        max_wait: seconds(config.scheduler.max_queue_seconds),
-        max_time: seconds(config.scheduler.max_request_seconds),
-        max_slowdown: Some(config.scheduler.max_slowdown).filter(|&ratio| ratio != 0.0),
-        max_context: Some(context as usize),
-        prefix_caching: config.scheduler.prefix_cache,
-        max_guess: entry.draft_tokens.map_or(defaults.max_guess, Into::into),
-        ..defaults
-    };
+    let engine_config = engine_config(config, entry, need.blocks, context as usize);
     let drafter = draft::drafter(config, plugins, name, entry, &tokenizer, compile)?;
     let (name, tokenizer, template) = (name.to_owned(), Arc::new(tokenizer), Arc::new(template));
     let limits = model.executable.limits();
@@ -196,7 +187,34 @@ pub fn start(
     let pooling = pooling(entry, &model);
     let engine = EngineHandle::start_with_drafter(model.executable, drafter, tokenizer.clone(), &engine_config)?;
     let pooling = pooling.filter(|_| engine.embedding_width().is_some());
-    Ok(Running { name, tokenizer, template, engine, max_sequences, block_size, template_source, pooling, facts })
+    let control_tokens_in_messages = entry.control_tokens_in_messages;
+    Ok(Running {
+        name,
+        tokenizer,
+        template,
+        engine,
+        max_sequences,
+        block_size,
+        template_source,
+        control_tokens_in_messages,
+        pooling,
+        facts,
+    })
+}
+
+fn engine_config(config: &Config, entry: &ModelEntry, cache_blocks: Vec<u64>, context: usize) -> EngineConfig {
+    let defaults = EngineConfig::default();
+    EngineConfig {
+        cache_blocks,
+        max_queue: config.scheduler.max_queue,
+        max_wait: seconds(config.scheduler.max_queue_seconds),
+        max_time: seconds(config.scheduler.max_request_seconds),
+        max_slowdown: Some(config.scheduler.max_slowdown).filter(|&ratio| ratio != 0.0),
+        max_context: Some(context),
+        prefix_caching: config.scheduler.prefix_cache,
+        max_guess: entry.draft_tokens.map_or(defaults.max_guess, Into::into),
+        ..defaults
+    }
 }
 
 /// What stands for a text: as the configuration says, else the file.

@@ -92,6 +92,7 @@ impl ModelLoader for Loader {
             max_sequences: running.max_sequences,
             block_size: running.block_size,
             template_source: running.template_source,
+            control_tokens_in_messages: running.control_tokens_in_messages,
             pooling: running.pooling,
             grammars: LazyGrammars::default(),
             facts: running.facts,

@@ -159,6 +159,9 @@ pub struct ModelEntry {
     pub context_length: Option<NonZeroU32>,
     /// File with a chat template to use instead of the model's, relative to `plugins.toml`.
     pub chat_template: Option<PathBuf>,
+    /// Whether what messages spell as control tokens, such as an end of turn, counts as such.
+    #[serde(default)]
+    pub control_tokens_in_messages: bool,
     /// A smaller model of the same vocabulary that guesses what comes next, relative to `plugins.toml`.
     pub draft_model: Option<PathBuf>,
     /// Guess instead that what followed the latest few tokens before follows them again.

@@ -89,6 +89,7 @@ fn every_setting_is_read_and_paths_are_relative_to_the_file() {
         architecture = "llama"
         context_length = 512
         chat_template = "/templates/tiny.jinja"
+        control_tokens_in_messages = true
         [scheduler]
         max_sequences = 4
         max_step_tokens = 64
@@ -122,6 +123,7 @@ fn every_setting_is_read_and_paths_are_relative_to_the_file() {
     let tiny = &config.models["tiny"];
     assert_eq!(tiny.path, folder.join("tiny.gguf"));
     assert_eq!(tiny.chat_template.as_deref(), Some(Path::new("/templates/tiny.jinja")));
+    assert!(tiny.control_tokens_in_messages);
     assert_eq!((tiny.architecture.as_deref(), tiny.context_length.map(|n| n.get())), (Some("llama"), Some(512)));
     let s = &config.scheduler;
     assert_eq!((s.max_sequences.get(), s.max_step_tokens.get(), s.block_size.get(), s.max_queue), (4, 64, 32, 0));

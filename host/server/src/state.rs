@@ -37,6 +37,8 @@ pub struct ServedModel {
     pub block_size: usize,
     /// Source of `template`, for those who ask; `None` where the model has none of its own.
     pub template_source: Option<String>,
+    /// Whether what messages spell as control tokens counts as such.
+    pub control_tokens_in_messages: bool,
     /// What stands for a text in embeddings; `None`: the model gives none.
     pub pooling: Option<Pooling>,
     /// Compiles grammars of answers.

@@ -16,6 +16,8 @@ pub(crate) struct SpecialMatcher {
     user_defined: Automaton,
     /// These and the control tokens, which are matched only where asked for.
     all: Automaton,
+    /// What is not matched in texts of users, wherever it stands, within others of its kind too.
+    control: Option<AhoCorasick>,
     /// Tokens that swallow the white space after them, sorted.
     strips_right: Vec<u32>,
 }
@@ -29,12 +31,29 @@ impl SpecialMatcher {
     pub fn new(vocab: &Vocab, model_name: Option<&str>) -> Result<SpecialMatcher, TokenizerError> {
         let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
         let all: Vec<u32> = vocab.ids().filter(|&id| is_special(vocab.token_type(id))).collect();
-        let user_defined = all.iter().copied().filter(|&id| vocab.token_type(id) == TokenType::UserDefined);
+        let of_users = |id: &u32| vocab.token_type(*id) == TokenType::UserDefined;
+        let (user_defined, control): (Vec<u32>, Vec<u32>) = all.iter().copied().partition(of_users);
         Ok(SpecialMatcher {
-            user_defined: Automaton::new(vocab, user_defined.collect())?,
+            user_defined: Automaton::new(vocab, user_defined, MatchKind::LeftmostLongest)?,
+            control: Automaton::new(vocab, control, MatchKind::Standard)?.matcher,
             strips_right: tokens_that_strip(vocab, &all, model_name),
-            all: Automaton::new(vocab, all)?,
+            all: Automaton::new(vocab, all, MatchKind::LeftmostLongest)?,
         })
+    }
+
+    /// Whether a control token is spelled out in `text`.
+    pub fn spells_control(&self, text: &str) -> bool {
+        self.control.as_ref().is_some_and(|matcher| matcher.is_match(text))
+    }
+
+    /// A place within each control token that is spelled out in `text`, behind its first character, in order.
+    pub fn inside_control(&self, text: &str) -> Vec<usize> {
+        let found = self.control.iter().flat_map(|matcher| matcher.find_overlapping_iter(text));
+        let inside = |start: usize| start + text[start..].chars().next().map_or(0, char::len_utf8);
+        let mut places: Vec<usize> = found.map(|found| inside(found.start())).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// Cuts `text` at the special tokens in it, leftmost and then longest first, and calls `f` with each fragment.
@@ -65,17 +84,14 @@ impl SpecialMatcher {
 }
 
 impl Automaton {
-    fn new(vocab: &Vocab, mut ids: Vec<u32>) -> Result<Automaton, TokenizerError> {
+    fn new(vocab: &Vocab, mut ids: Vec<u32>, kind: MatchKind) -> Result<Automaton, TokenizerError> {
         ids.retain(|&id| !vocab.text(id).is_empty());
         if ids.is_empty() {
             return Ok(Automaton { matcher: None, ids });
         }
-        let matcher = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(ids.iter().map(|&id| vocab.text(id)))
-            .map_err(|e| TokenizerError::Automaton {
-                what: "matcher of the special tokens".into(),
-                reason: e.to_string(),
+        let matcher =
+            AhoCorasick::builder().match_kind(kind).build(ids.iter().map(|&id| vocab.text(id))).map_err(|e| {
+                TokenizerError::Automaton { what: "matcher of the special tokens".into(), reason: e.to_string() }
             })?;
         Ok(Automaton { matcher: Some(matcher), ids })
     }

@@ -9,74 +9,13 @@ use crate::special::{Fragment, SpecialMatcher};
 use crate::spm::Spm;
 use crate::vocab::{self, Encoding, Vocab};
 use crate::wordpiece::WordPiece;
-use crate::{ChatTemplate, TemplateError, TokenizerError};
+use crate::{ChatTemplate, SpecialTokens, TemplateError, TokenType, TokenizerError, guard};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TEMPLATE: &str = "tokenizer.chat_template";
 const KNOWN_MODELS: &str =
     "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over plain text), bert (WordPiece)";
-
-/// What a token is, numbered as in `tokenizer.ggml.token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenType {
-    /// A piece of text.
-    Normal,
-    /// Stands for what the vocabulary cannot express.
-    Unknown,
-    /// Steers the model and is no text, such as a beginning of sequence.
-    Control,
-    /// Added text that is matched before all else.
-    UserDefined,
-    /// Padding of the vocabulary.
-    Unused,
-    /// A single byte, for characters that the vocabulary lacks.
-    Byte,
-}
-
-impl TokenType {
-    /// The type with the number `code`; an undefined one is a normal token, as in llama.cpp.
-    pub(crate) fn from_code(code: i64) -> TokenType {
-        match code {
-            2 => TokenType::Unknown,
-            3 => TokenType::Control,
-            4 => TokenType::UserDefined,
-            5 => TokenType::Unused,
-            6 => TokenType::Byte,
-            _ => TokenType::Normal,
-        }
-    }
-}
-
-/// Tokens with a role. From the file's keys; the end of turn, end of message and fill-in-the-middle tokens also by their
-/// customary texts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Beginning of sequence.
-    pub bos: Option<u32>,
-    /// End of sequence.
-    pub eos: Option<u32>,
-    /// End of turn.
-    pub eot: Option<u32>,
-    /// End of message.
-    pub eom: Option<u32>,
-    /// Unknown text.
-    pub unknown: Option<u32>,
-    /// Padding of a batch.
-    pub padding: Option<u32>,
-    /// Fill in the middle: before the prefix.
-    pub fim_prefix: Option<u32>,
-    /// Fill in the middle: before the suffix.
-    pub fim_suffix: Option<u32>,
-    /// Fill in the middle: before the text to be written.
-    pub fim_middle: Option<u32>,
-    /// Fill in the middle: padding.
-    pub fim_padding: Option<u32>,
-    /// Fill in the middle: before the name of a repository.
-    pub fim_repository: Option<u32>,
-    /// Fill in the middle: between files.
-    pub fim_separator: Option<u32>,
-}
 
 /// How to encode a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,17 +91,25 @@ impl Tokenizer {
     ///
     /// Takes time proportional to the length of the text, within a logarithmic factor for very long words.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        self.encode_marked(text, options, None)
+    }
+
+    /// The same, where `mark` is no part of the text but keeps what it stands in from being a special token.
+    pub(crate) fn encode_marked(&self, text: &str, options: EncodeOptions, mark: Option<char>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
         if options.add_special && self.add_bos {
             out.extend(self.vocab.special.bos);
         }
         self.special.split(text, options.parse_special, |fragment| match fragment {
             Fragment::Token(id) => out.push(id),
-            Fragment::Text(text) => match &self.model {
-                Model::Bpe(bpe) => bpe.encode(text, &mut out),
-                Model::Spm(spm) => spm.encode(text, &mut out),
-                Model::WordPiece(wordpiece) => wordpiece.encode(text, &mut out),
-            },
+            Fragment::Text(text) => {
+                let text = guard::without(text, mark);
+                match &self.model {
+                    Model::Bpe(bpe) => bpe.encode(&text, &mut out),
+                    Model::Spm(spm) => spm.encode(&text, &mut out),
+                    Model::WordPiece(wordpiece) => wordpiece.encode(&text, &mut out),
+                }
+            }
         });
         if options.add_special && self.add_eos {
             out.extend(self.vocab.special.eos);
@@ -170,12 +117,17 @@ impl Tokenizer {
         out
     }
 
-    /// The token ids of a prompt that is to be continued: a text, or a conversation that a [`ChatTemplate`] has rendered.
+    /// The token ids of a prompt that is to be continued: a text, or a conversation that a [`ChatTemplate`] has rendered
+    /// ([`Rendered`](crate::Rendered) tells what is a message from what is not).
     ///
     /// Special tokens in it count as such. The BOS token that the model expects is put in front unless the text begins
     /// with it, as most templates write it themselves; EOS is not added, because it would end what is to be continued.
     pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.encode(text, EncodeOptions { add_special: false, parse_special: true });
+        self.encode_prompt_marked(text, None)
+    }
+
+    pub(crate) fn encode_prompt_marked(&self, text: &str, mark: Option<char>) -> Vec<u32> {
+        let mut ids = self.encode_marked(text, EncodeOptions { add_special: false, parse_special: true }, mark);
         if let Some(bos) = self.bos().filter(|_| self.add_bos)
             && ids.first() != Some(&bos)
         {
@@ -203,6 +155,10 @@ impl Tokenizer {
     /// The same for tokens that continue a text, whose leading space is therefore kept.
     pub fn continuing_detokenizer(&self, skip_special: bool) -> Detokenizer<'_> {
         Detokenizer::new(self, skip_special, false)
+    }
+
+    pub(crate) fn special(&self) -> &SpecialMatcher {
+        &self.special
     }
 
     fn strips_prefix(&self) -> bool {

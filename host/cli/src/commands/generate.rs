@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use rocmforge_engine::{Event, FinishReason, GenerateRequest, SamplingParams, StopParams};
 use rocmforge_loader::Config;
 use rocmforge_loader::config::Embeddings;
-use rocmforge_tokenizer::RenderContext;
+use rocmforge_tokenizer::{Guard, RenderContext};
 use serde_json::json;
 
 use crate::args::{Generate, SamplingArgs};
@@ -60,8 +60,13 @@ pub fn request(prompt: Vec<u32>, sampling: &SamplingArgs) -> GenerateRequest {
 
 /// The tokens of a conversation, with the assistant's turn opened.
 pub fn chat_prompt(running: &Running, messages: &[serde_json::Value]) -> Result<Vec<u32>> {
-    let text = running.template.render(&json!(messages), &RenderContext::default())?;
-    Ok(running.tokenizer.encode_prompt(&text))
+    let messages = json!(messages);
+    let guard = match running.control_tokens_in_messages {
+        true => Guard::off(&running.tokenizer),
+        false => Guard::new(&running.tokenizer, &[&messages])?,
+    };
+    let text = running.template.render(&guard.value(&messages), &RenderContext::default())?;
+    Ok(guard.rendered(text).encode_prompt(&running.tokenizer))
 }
 
 /// Prints the text of an event; says how the answer ended if it has.

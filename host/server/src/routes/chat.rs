@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use rocmforge_engine::{GenerateRequest, SpecialText};
-use rocmforge_tokenizer::RenderContext;
+use rocmforge_tokenizer::{Guard, RenderContext, Rendered};
 use serde_json::{Map, Value};
 
 use crate::answer::{UsageCount, collect_with, token_limit};
@@ -88,30 +88,50 @@ impl ChatRequest {
     }
 
     /// The prompt: the conversation as the model's template writes it, as far as the answer goes on.
-    pub(super) fn render(&self, model: &ServedModel) -> Result<String, ApiError> {
-        let text = self.render_all(model)?;
-        match final_text(&self.messages).filter(|_| self.continue_final) {
-            None => Ok(text),
-            Some(last) => continued(text, last),
-        }
+    pub(super) fn render(&self, model: &ServedModel) -> Result<Rendered, ApiError> {
+        let tools = self.tools.as_deref().map_or(Value::Null, Tools::to_json);
+        let extra = Value::Object(self.variables.for_template(model.template_source.as_deref())?);
+        let guard = match model.control_tokens_in_messages {
+            true => Guard::off(&model.tokenizer),
+            false => Guard::new(&model.tokenizer, &[&self.messages, &tools, &extra])?,
+        };
+        let messages = guard.value(&self.messages);
+        let text = self.render_all(model, &guard, &messages, &tools, &extra)?;
+        let text = match final_text(&messages).filter(|_| self.continue_final) {
+            None => text,
+            Some(last) => continued(text, last)?,
+        };
+        Ok(guard.rendered(text))
     }
 
-    /// The conversation as the model's template writes it.
-    fn render_all(&self, model: &ServedModel) -> Result<String, ApiError> {
+    /// The conversation as the model's template writes it. `messages` are marked already.
+    fn render_all(
+        &self,
+        model: &ServedModel,
+        guard: &Guard<'_>,
+        messages: &Value,
+        tools: &Value,
+        extra: &Value,
+    ) -> Result<String, ApiError> {
         let source = model.template_source.as_deref();
-        let extra = self.variables.for_template(source)?;
+        let extra = guard.value(extra).as_object().cloned().unwrap_or_default();
+        let plain;
         let messages = match history::knows_calls(source) {
-            true => self.messages.clone(),
-            false => history::without_calls(&self.messages),
+            true => messages,
+            false => {
+                plain = history::without_calls(messages);
+                &plain
+            }
         };
-        let tools = self.tools.as_deref();
         if history::knows_tools(source) {
-            return self.render_with(model, &messages, tools.map(Tools::to_json), extra);
+            let tools = guard.value(tools).into_owned();
+            return self.render_with(model, messages, Some(tools).filter(|t| !t.is_null()), extra);
         }
-        let Some(text) = tools.map(history::instructions) else {
-            return self.render_with(model, &messages, None, extra);
+        let Some(text) = self.tools.as_deref().map(history::instructions) else {
+            return self.render_with(model, messages, None, extra);
         };
-        let with = |system| history::with_instructions(&messages, &text, system);
+        let text = guard.text(&text);
+        let with = |system| history::with_instructions(messages, &text, system);
         self.render_with(model, &with(true), None, extra.clone())
             // Some templates refuse messages of the system.
             .or_else(|_| self.render_with(model, &with(false), None, extra))
@@ -199,9 +219,9 @@ pub(super) struct ChatJob {
 /// Everything that takes long: rendering, tokenizing, compiling a grammar.
 pub(super) fn prepare(state: &AppState, request: ChatRequest) -> Result<ChatJob, ApiError> {
     let model = state.model(request.common.model.as_deref())?;
-    let text = request.render(&model)?;
-    let prompt = model.tokenizer.encode_prompt(&text);
-    let open = (request.add_generation_prompt || request.continue_final) && is_open(&text);
+    let rendered = request.render(&model)?;
+    let prompt = rendered.encode_prompt(&model.tokenizer);
+    let open = (request.add_generation_prompt || request.continue_final) && is_open(&rendered.text());
     let format = Format::of(model.template_source.as_deref());
     let ChatRequest { mut common, tools, include_reasoning, .. } = request;
     if let Some(grammar) = tools.as_deref().and_then(|t| forced::grammar(t, format, &model.tokenizer)) {

@@ -17,6 +17,8 @@ use crate::params::common::tokens;
 use crate::params::fields::describe;
 use crate::state::{AppState, ServedModel};
 
+const WITHOUT_SPECIAL: EncodeOptions = EncodeOptions { add_special: false, parse_special: true };
+
 /// A checked request.
 #[derive(Debug, PartialEq)]
 pub(super) enum Tokenize {
@@ -85,8 +87,12 @@ impl Tokenize {
                 Ok(counted(model, prompt_tokens(tokenizer, text, *add_special), *strings))
             }
             Tokenize::Chat { request, add_special, strings } => {
-                let text = request.render(model)?;
-                Ok(counted(model, prompt_tokens(tokenizer, &text, *add_special), *strings))
+                let rendered = request.render(model)?;
+                let ids = match add_special {
+                    true => rendered.encode_prompt(tokenizer),
+                    false => rendered.encode(tokenizer, WITHOUT_SPECIAL),
+                };
+                Ok(counted(model, ids, *strings))
             }
             Tokenize::Content { text, options, pieces, .. } => {
                 let ids = tokenizer.encode(text, *options);
@@ -118,7 +124,7 @@ fn only_model(mut fields: Fields) -> Result<Option<String>, ApiError> {
 fn prompt_tokens(tokenizer: &Tokenizer, text: &str, add_special: bool) -> Vec<u32> {
     match add_special {
         true => tokenizer.encode_prompt(text),
-        false => tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true }),
+        false => tokenizer.encode(text, WITHOUT_SPECIAL),
     }
 }
 
@@ -207,7 +213,7 @@ pub(super) async fn apply_template(
     let answer = move |state: &AppState| {
         let request = ChatRequest::take(Fields::parse(&body)?)?;
         let model = state.model(request.common.model.as_deref())?;
-        Ok(json!({"prompt": request.render(&model)?}))
+        Ok(json!({"prompt": request.render(&model)?.text()}))
     };
     state.prepare(answer).await.map(Json)
 }

@@ -273,6 +273,7 @@ fn served(tokenizer: Tokenizer, parrot: Parrot) -> ServedModel {
         max_sequences: 4,
         block_size: 4,
         template_source: Some(TEMPLATE.into()),
+        control_tokens_in_messages: false,
         pooling: None,
         grammars: LazyGrammars::default(),
         facts: ModelFacts::default(),

@@ -266,5 +266,5 @@ impl Talk {
 pub(super) fn count_tokens(state: &AppState, names: Names, members: Members) -> Result<usize, ApiError> {
     let request = ChatRequest::take(Fields::of_members(members)).map_err(|e| e.renamed(names))?;
     let model = state.model(request.common.model.as_deref())?;
-    Ok(model.tokenizer.encode_prompt(&request.render(&model)?).len())
+    Ok(request.render(&model)?.encode_prompt(&model.tokenizer).len())
 }
