@@ -105,6 +105,7 @@ async fn hosts_and_origins_that_are_not_the_servers_own_are_refused() {
     check("Host: localhost:1234", 200, "").await;
     check("Host: api.example", 200, "").await;
     check("Host: evil.example", 403, "host_not_allowed").await;
+    check("Host: localhost\r\nHost: evil.example", 403, "host_not_allowed").await;
     check("Host: localhost\r\nOrigin: https://evil.example", 403, "origin_not_allowed").await;
     check("Host: localhost:5\r\nOrigin: http://localhost:5", 200, "").await;
     let answer = check("Host: localhost\r\nOrigin: https://app.example", 200, "").await;

@@ -37,18 +37,19 @@ impl Access {
         if size > MAX_HEADERS {
             return Err(ApiError::HeadersTooLarge { limit: MAX_HEADERS });
         }
-        let host = match uri.authority() {
-            Some(authority) => Some(authority.as_str().to_string()),
-            None => headers.get(header::HOST).map(|h| String::from_utf8_lossy(h.as_bytes()).into_owned()),
-        };
+        let text = |h: &HeaderValue| String::from_utf8_lossy(h.as_bytes()).into_owned();
+        let named = uri.authority().map(|authority| authority.as_str().to_string());
+        // Of several, a proxy in front may have looked at any one.
+        let hosts: Vec<String> = named.into_iter().chain(headers.get_all(header::HOST).iter().map(text)).collect();
         // A browser always names a host; what does not cannot have been led here by a name of its own.
-        if let Some(host) = &host
-            && !self.host_allowed(host)
-        {
+        if let Some(host) = hosts.iter().find(|host| !self.host_allowed(host)) {
             return Err(ApiError::Host(host.clone()));
         }
+        let host = hosts.first();
         match headers.get(header::ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes())) {
-            Some(origin) if !self.origin_allowed(&origin, host.as_deref()) => Err(ApiError::Origin(origin.into())),
+            Some(origin) if !self.origin_allowed(&origin, host.map(String::as_str)) => {
+                Err(ApiError::Origin(origin.into()))
+            }
             _ => Ok(()),
         }
     }
