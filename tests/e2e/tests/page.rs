@@ -146,6 +146,7 @@ fn an_answer_can_be_stopped_and_made_again() {
     page.ask("Tell me a story.");
     browser.wait_for(begun);
     assert_eq!(browser.run("return document.getElementById('send').hidden"), true);
+    browser.wait_for("return /\\d tok\\/s/.test(document.querySelector('.busy .numbers')?.textContent)");
     page.picture("streaming");
     browser.click("#stop");
     page.answer();
@@ -171,8 +172,27 @@ fn an_answer_can_be_stopped_and_made_again() {
     let sent = page.sent();
     assert_eq!(sent[2]["messages"], sent[1]["messages"], "the same question again");
     assert_eq!(browser.run("return document.querySelectorAll('.message').length"), 4);
+    browser.click(".edit");
+    assert_eq!(browser.run("return document.getElementById('text').value"), "Tell me another.");
+    assert_eq!(browser.run("return document.querySelectorAll('.message').length"), 2);
     browser.click("#new");
     assert_eq!(browser.run("return document.querySelectorAll('.message').length"), 0);
+    page.close();
+}
+
+#[test]
+fn answers_are_shown_as_they_are_meant() {
+    let Some(page) = Page::open() else { return println!("{SKIPPED}") };
+    let text = "| a | b |\n|---|:-:|\n| 1 | **2** |\n\n> said\n\n---\n\n1. one\n\n[x](https://e.example/) \
+        [y](javascript:alert) <b>no</b>\n\n```sh\necho `hi`\n```";
+    let shown = page.browser.run(&format!(
+        "const node = document.createElement('div'); node.append(markdown({}));
+         const count = (what) => node.querySelectorAll(what).length;
+         return [count('th'), count('td'), count('td strong'), count('blockquote'), count('hr'), count('ol li'),
+             count('a'), count('b'), count('.code button'), node.querySelector('pre').textContent]",
+        json!(text)
+    ));
+    assert_eq!(shown, json!([2, 2, 1, 1, 1, 1, 1, 0, 1, "echo `hi`"]));
     page.close();
 }
 
