@@ -47,14 +47,14 @@ pub fn words(n: usize, seed: usize) -> String {
 }
 
 impl Traffic {
-    /// The `i`th request: of 20, four are cancelled, one is malformed, two are too large; the others are plain and
+    /// The `i`th request: of 20, six are cancelled, one is malformed, two are too large; the others are plain and
     /// streams in turn.
     pub fn new(i: usize, address: &str) -> Traffic {
         // Spread, so that the kinds do not come in a fixed order.
         let kind = match (i * 7 + i / 20) % 20 {
-            0..4 => Kind::Cancel,
-            4 => Kind::Malformed,
-            5 | 6 => Kind::Oversized,
+            0..6 => Kind::Cancel,
+            6 => Kind::Malformed,
+            7 | 8 => Kind::Oversized,
             n if n % 2 == 0 => Kind::Plain,
             _ => Kind::Stream,
         };
