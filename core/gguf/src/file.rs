@@ -123,6 +123,8 @@ impl GgufFile {
     }
 
     fn add_shard(&mut self, mapping: Mapping, parsed: Parsed) -> Result<(), GgufError> {
+        // It has been copied.
+        mapping.release(0..parsed.header);
         let shard = self.shards.len();
         self.tensors.reserve(parsed.tensors.len());
         for t in parsed.tensors {

@@ -21,10 +21,12 @@ mod mapping;
 mod metadata;
 mod parse;
 mod split;
+mod strings;
 mod writer;
 
 pub use error::GgufError;
 pub use file::{GgufFile, TensorInfo, TensorView};
 pub use mapping::{Mapping, TensorData};
 pub use metadata::{ArrayValue, Metadata, Value, ValueType};
+pub use strings::Strings;
 pub use writer::GgufWriter;

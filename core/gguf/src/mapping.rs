@@ -7,6 +7,10 @@ use memmap2::{Mmap, MmapMut};
 
 use crate::GgufError;
 
+/// Bytes that a system maps beside one that is read, if its cache has them (`fault_around_bytes` of Linux).
+#[cfg(unix)]
+const BESIDE: usize = 64 << 10;
+
 /// The bytes of one file, mapped read-only and page-aligned.
 ///
 /// The file must not be truncated or rewritten while it is mapped: reading a page that is gone ends the process with
@@ -52,10 +56,12 @@ impl Mapping {
     }
 
     /// Says that a range will not be read soon. Its pages no longer count as this process's memory; one that is read
-    /// after all comes back from the system's cache of the file, or from the file.
+    /// after all comes back from the system's cache of the file, or from the file. The same goes for pages beside it, as
+    /// systems map some of those together with one that is read.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if self.of_file && self.bytes().get(range.clone()).is_some_and(|bytes| !bytes.is_empty()) {
+            let range = range.start.saturating_sub(BESIDE)..range.end.saturating_add(BESIDE).min(self.bytes().len());
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: pages of a shared map of a file that are dropped have the same contents when they are read again.
             // A system that does not take the advice costs nothing but memory.

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::Strings;
+
 /// The type of a metadata value, numbered as in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -127,7 +129,7 @@ pub enum ArrayValue {
     I32(Vec<i32>),
     F32(Vec<f32>),
     Bool(Vec<bool>),
-    String(Vec<String>),
+    String(Strings),
     Array(Vec<ArrayValue>),
     U64(Vec<u64>),
     I64(Vec<i64>),
@@ -286,7 +288,7 @@ impl Metadata {
     }
 
     /// The strings under `key`, if it is an array of them.
-    pub fn strings(&self, key: &str) -> Option<&[String]> {
+    pub fn strings(&self, key: &str) -> Option<&Strings> {
         match self.array(key)? {
             ArrayValue::String(v) => Some(v),
             _ => None,

@@ -4,7 +4,7 @@ use std::path::Path;
 use rocmforge_quant::DType;
 
 use crate::cursor::{Cursor, Site};
-use crate::{ArrayValue, GgufError, Metadata, Value, ValueType};
+use crate::{ArrayValue, GgufError, Metadata, Strings, Value, ValueType};
 
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
@@ -38,6 +38,8 @@ pub(crate) struct Parsed {
     pub(crate) version: u32,
     pub(crate) metadata: Metadata,
     pub(crate) tensors: Vec<RawTensor>,
+    /// Bytes of all that, at the beginning of the file.
+    pub(crate) header: usize,
 }
 
 /// Parses the header of the file with these `bytes`; touches no tensor data.
@@ -60,7 +62,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, GgufError> {
         .map(|header| place(&cursor, header, data_start, alignment, bytes.len()))
         .collect::<Result<Vec<_>, _>>()?;
     check_overlap(&cursor, &tensors)?;
-    Ok(Parsed { version, metadata, tensors })
+    Ok(Parsed { version, metadata, tensors, header: cursor.position() })
 }
 
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
@@ -147,7 +149,13 @@ fn read_array(cursor: &mut Cursor<'_>, depth: u32, site: Site<'_>) -> Result<Arr
         ValueType::I32 => ArrayValue::I32(collect(cursor, n, |c| Ok(c.u32(site)?.cast_signed()))?),
         ValueType::F32 => ArrayValue::F32(collect(cursor, n, |c| Ok(f32::from_bits(c.u32(site)?)))?),
         ValueType::Bool => ArrayValue::Bool(collect(cursor, n, |c| read_bool(c, site))?),
-        ValueType::String => ArrayValue::String(collect(cursor, n, |c| Ok(c.string(u64::MAX, site)?.to_owned()))?),
+        ValueType::String => {
+            let mut strings = Strings::with_capacity(n);
+            for _ in 0..n {
+                strings.push(cursor.string(u64::MAX, site)?);
+            }
+            ArrayValue::String(strings)
+        }
         ValueType::Array => ArrayValue::Array(collect(cursor, n, |c| read_array(c, depth + 1, site))?),
         ValueType::U64 => ArrayValue::U64(collect(cursor, n, |c| c.u64(site))?),
         ValueType::I64 => ArrayValue::I64(collect(cursor, n, |c| Ok(c.u64(site)?.cast_signed()))?),

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rocmforge_gguf::{ArrayValue, GgufError, GgufFile, GgufWriter, Value};
+use rocmforge_gguf::{ArrayValue, GgufError, GgufFile, GgufWriter, Strings, Value};
 use rocmforge_quant::DType;
 
 fn text(result: Result<GgufFile, GgufError>) -> String {
@@ -106,11 +106,11 @@ fn things_that_are_not_files_are_refused() {
 #[test]
 fn vocabulary_only_file_opens() {
     let mut w = GgufWriter::new();
-    let tokens: Vec<String> = ["a", "b"].map(String::from).to_vec();
+    let tokens = Strings::from_iter(["a", "", "b"]);
     w.metadata("tokenizer.ggml.tokens", Value::Array(ArrayValue::String(tokens.clone()))).unwrap();
     let file = GgufFile::from_bytes("vocab".as_ref(), &w.to_bytes()).unwrap();
     assert!(file.tensors().is_empty());
-    assert_eq!(file.metadata().strings("tokenizer.ggml.tokens"), Some(&tokens[..]));
+    assert_eq!(file.metadata().strings("tokenizer.ggml.tokens"), Some(&tokens));
 }
 
 /// Kilobytes of this process that lie in memory.

@@ -125,7 +125,7 @@ fn sample() -> Vec<u8> {
     w.metadata("general.architecture", Value::String("llama".into())).unwrap();
     w.metadata("flag", Value::Bool(true)).unwrap();
     w.metadata("general.alignment", Value::U32(16)).unwrap();
-    let nested = ArrayValue::Array(vec![ArrayValue::U16(vec![1, 2]), ArrayValue::String(vec!["x".into()])]);
+    let nested = ArrayValue::Array(vec![ArrayValue::U16(vec![1, 2]), ArrayValue::String(vec!["x"].into())]);
     w.metadata("nested", Value::Array(nested)).unwrap();
     w.tensor("a", DType::F32, &[3, 2], vec![1; 24]).unwrap();
     w.tensor("b", DType::Q8_0, &[32], vec![2; 34]).unwrap();

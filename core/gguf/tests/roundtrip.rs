@@ -17,7 +17,7 @@ fn flat_array() -> impl Strategy<Value = ArrayValue> {
         vec(any::<i32>(), 0..9).prop_map(ArrayValue::I32),
         vec(any::<f32>(), 0..9).prop_map(ArrayValue::F32),
         vec(any::<bool>(), 0..9).prop_map(ArrayValue::Bool),
-        vec(".{0,6}", 0..9).prop_map(ArrayValue::String),
+        vec(".{0,6}", 0..9).prop_map(|texts| ArrayValue::String(texts.into())),
         vec(any::<u64>(), 0..9).prop_map(ArrayValue::U64),
         vec(any::<i64>(), 0..9).prop_map(ArrayValue::I64),
         vec(any::<f64>(), 0..9).prop_map(ArrayValue::F64),

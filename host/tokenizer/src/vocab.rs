@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use foldhash::fast::FixedState;
-use rocmforge_gguf::{ArrayValue, Metadata, Value};
+use rocmforge_gguf::{ArrayValue, Metadata, Strings, Value};
 
 use crate::bpe::char_to_byte;
 use crate::spm::SPACE;
@@ -23,7 +23,7 @@ pub(crate) enum Encoding {
 }
 
 pub(crate) struct Vocab {
-    texts: Vec<String>,
+    texts: Strings,
     types: Vec<TokenType>,
     /// The bytes of all tokens, one after another.
     bytes: Vec<u8>,
@@ -35,7 +35,7 @@ pub(crate) struct Vocab {
 
 impl Vocab {
     pub fn new(meta: &Metadata, encoding: Encoding) -> Result<Vocab, TokenizerError> {
-        let texts = strings(meta, TOKENS, "the file holds no vocabulary")?.to_vec();
+        let texts = strings(meta, TOKENS, "the file holds no vocabulary")?.clone();
         let types = token_types(meta, texts.len())?;
         let mut vocab = Vocab {
             special: SpecialTokens::default(),
@@ -67,7 +67,7 @@ impl Vocab {
 
     /// The text of a token as the file has it; empty where there is no such token.
     pub fn text(&self, id: u32) -> &str {
-        self.texts.get(id as usize).map_or("", String::as_str)
+        self.texts.get(id as usize).unwrap_or_default()
     }
 
     /// The bytes that a token decodes to; empty where there is no such token.
@@ -89,9 +89,9 @@ impl Vocab {
         let mut special = special_by_key(meta, self.texts.len());
         self.mark_control_lookalikes();
         let by_text: HashMap<&str, u32, FixedState> = (0u32..)
-            .zip(&self.texts)
+            .zip(self.texts.iter())
             .filter(|&(id, _)| self.is_marked(id))
-            .map(|(id, text)| (text.as_str(), id))
+            .map(|(id, text)| (text, id))
             .collect();
         for (slot, names) in [
             (&mut special.eot, EOT),
@@ -119,7 +119,7 @@ impl Vocab {
     /// Some files list control tokens as normal ones; a text of the form `<|name|>` that ends a turn is no word.
     fn mark_control_lookalikes(&mut self) {
         for (text, kind) in self.texts.iter().zip(&mut self.types) {
-            if *kind == TokenType::Normal && text.starts_with("<|") && END_OF_GENERATION.contains(&text.as_str()) {
+            if *kind == TokenType::Normal && text.starts_with("<|") && END_OF_GENERATION.contains(&text) {
                 *kind = TokenType::Control;
             }
         }
@@ -253,7 +253,7 @@ fn check_len(key: &'static str, expected: usize, found: usize) -> Result<(), Tok
 }
 
 /// An array of strings that must be there.
-pub(crate) fn strings<'m>(meta: &'m Metadata, key: &'static str, hint: &str) -> Result<&'m [String], TokenizerError> {
+pub(crate) fn strings<'m>(meta: &'m Metadata, key: &'static str, hint: &str) -> Result<&'m Strings, TokenizerError> {
     match meta.get(key) {
         Some(Value::Array(ArrayValue::String(v))) => Ok(v),
         Some(other) => Err(wrong_type(key, "array of strings", other)),

@@ -2,23 +2,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::KernelError;
 use crate::packed::advise_huge_pages;
-use crate::zeros::{Zero, zeros};
+use crate::zeros::zeros;
 
-/// A cache line, so that vectors of it are aligned to one.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(crate) struct Line([f32; LINE]);
+/// Elements of a cache line.
+const LINE: usize = 16;
 
-// SAFETY: numbers without padding.
-unsafe impl Zero for Line {}
-
-/// Elements per [`Line`].
-pub(crate) const LINE: usize = 16;
+/// Elements of whole cache lines. What is not used takes no memory: a vector whose elements are as large as lines would be
+/// written with zeros when it is made, as only memory of ordinary alignment comes from the system as zeros.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// Begins with as many elements that are not used as make the next one the first of a line.
+    data: Vec<f32>,
+    floats: usize,
+}
 
 /// Buffers that kernels use inside a call, kept between calls so that none allocates.
 pub(crate) struct Workspace {
-    packed: Vec<Line>,
-    threads: Vec<Mutex<Vec<Line>>>,
+    packed: Lines,
+    threads: Vec<Mutex<Lines>>,
     /// What the shared buffer holds since the last call, if that may be used again.
     holds: Option<Held>,
 }
@@ -51,14 +52,15 @@ impl Needs {
     pub fn bytes(self, threads: usize) -> u64 {
         let lines = |floats: usize| floats.div_ceil(LINE) as u64;
         let all = lines(self.packed).saturating_add(lines(self.per_thread).saturating_mul(threads as u64));
-        all.saturating_mul(size_of::<Line>() as u64)
+        all.saturating_mul(4 * LINE as u64)
     }
 }
 
 impl Workspace {
     /// Empty buffers for a pool of `threads`.
     pub(crate) fn new(threads: usize) -> Workspace {
-        Workspace { packed: vec![], threads: (0..threads.max(1)).map(|_| Mutex::default()).collect(), holds: None }
+        let threads = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+        Workspace { packed: Lines::default(), threads, holds: None }
     }
 
     /// Makes the buffers large enough for calls that need at most `needs`.
@@ -89,35 +91,39 @@ impl Workspace {
 }
 
 /// What was in it is lost.
-fn grow(lines: &mut Vec<Line>, floats: usize) -> Result<(), KernelError> {
-    let needed = floats.div_ceil(LINE);
-    if needed > lines.len() {
-        *lines = vec![];
-        *lines = zeros(needed)?;
-        advise_huge_pages(lines);
+fn grow(lines: &mut Lines, floats: usize) -> Result<(), KernelError> {
+    let needed = floats.next_multiple_of(LINE);
+    if needed > lines.floats {
+        *lines = Lines::default();
+        lines.data = zeros(needed.saturating_add(LINE))?;
+        lines.floats = needed;
+        advise_huge_pages(&mut lines.data);
     }
     Ok(())
 }
 
 /// One buffer per thread of a loop.
 #[derive(Clone, Copy)]
-pub(crate) struct PerThread<'a>(&'a [Mutex<Vec<Line>>]);
+pub(crate) struct PerThread<'a>(&'a [Mutex<Lines>]);
 
 impl<'a> PerThread<'a> {
     /// The buffer of a thread, which nobody else locks.
-    pub(crate) fn lock(self, thread: usize) -> MutexGuard<'a, Vec<Line>> {
+    pub(crate) fn lock(self, thread: usize) -> MutexGuard<'a, Lines> {
         self.0[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The elements of lines.
-pub(crate) fn floats(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: a Line is 16 f32 without padding (its size is its alignment), so these are 16 times as many f32.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
+pub(crate) fn floats(lines: &mut Lines) -> &mut [f32] {
+    if lines.floats == 0 {
+        return &mut [];
+    }
+    let first = lines.data.as_ptr().align_offset(4 * LINE).min(LINE);
+    &mut lines.data[first..first + lines.floats]
 }
 
 impl std::fmt::Debug for Workspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Workspace of {} lines and {} threads", self.packed.len(), self.threads.len())
+        write!(f, "Workspace of {} numbers and {} threads", self.packed.floats, self.threads.len())
     }
 }
