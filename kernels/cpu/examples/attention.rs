@@ -36,7 +36,7 @@ fn main() {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut cpu = Cpu::new(Arc::new(Pool::new(threads).expect("threads")), Isa::detect());
     let shape = KvShape { heads: kv_heads, key_dim: dim, value_dim: dim, block_size: BLOCK };
-    for (name, kind, bytes) in [("f32", KvType::F32, 4), ("f16", KvType::F16, 2)] {
+    for (name, kind, bytes) in [("f32", KvType::F32, 4), ("f16", KvType::F16, 2), ("q8_0", KvType::Q8, 1)] {
         let most = 8192 + BLOCK;
         let mut caches: Vec<KvCache> =
             (0..layers).map(|_| KvCache::new(shape, kind, most / BLOCK).expect("memory")).collect();

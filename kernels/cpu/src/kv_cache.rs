@@ -34,7 +34,13 @@ impl KvType {
     /// Bytes of `tokens` keys or values of `dim` elements; `None` if they overflow.
     fn row_bytes(self, tokens: usize, dim: usize) -> Option<usize> {
         let scales = if self == KvType::Q8 { dim.div_ceil(GROUP).checked_mul(2)? } else { 0 };
+        let dim = if self == KvType::Q8 { dim.checked_next_multiple_of(2)? } else { dim };
         dim.checked_mul(self.bytes())?.checked_add(scales)?.checked_mul(tokens)
+    }
+
+    /// Bytes of the codes of a block of 8 bits, after which its scales follow.
+    pub(crate) fn codes(tokens: usize, dim: usize) -> usize {
+        tokens * dim.next_multiple_of(2)
     }
 }
 
@@ -60,8 +66,8 @@ impl KvShape {
 }
 
 /// Keys and values of one layer in blocks, of each block head after head, so that attention reads the tokens of a head
-/// one after the other: keys `[key_dim, block_size]`, values `[block_size, value_dim]`. In 8 bits their scales follow,
-/// `[key_dim / 32, block_size]` and `[block_size, value_dim / 32]`.
+/// one after the other: keys `[key_dim, block_size]`, values `[block_size, value_dim]`. In 8 bits keys lie in pairs of their
+/// elements, `[key_dim / 2, block_size, 2]`, and the scales of both follow, `[dim / 32, block_size]`.
 #[derive(Debug)]
 pub struct KvCache {
     pub(crate) shape: KvShape,
@@ -168,16 +174,20 @@ impl Kernel for Scatter<'_> {
                         }
                     }
                     KvType::Q8 => {
-                        let (codes, scales) = to.split_at_mut(size * dim);
-                        let first = if self.keys { token } else { token * dim.div_ceil(GROUP) };
+                        let (codes, scales) = to.split_at_mut(KvType::codes(size, dim));
                         for (group, from) in from.chunks(GROUP).enumerate() {
                             // As integers, magnitudes have the same order, and what is not finite makes the scale so.
                             let largest = from.iter().fold(0, |m: u32, x| m.max(x.to_bits() & 0x7fff_ffff));
                             let scale = half::f16::from_f32(f32::from_bits(largest) / 127.0);
                             let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-                            let code = |x: &f32| [(x * inverse).round_ties_even() as i8 as u8];
-                            put(codes, at + group * GROUP * step, step, from.iter().map(code));
-                            put(scales, first + group * step, 1, std::iter::once(scale.to_ne_bytes()));
+                            let code = |x: &f32| (x * inverse).round_ties_even() as i8 as u8;
+                            if self.keys {
+                                let pairs = from.chunks(2).map(|pair| [code(&pair[0]), pair.get(1).map_or(0, code)]);
+                                put(codes, token + group * GROUP / 2 * size, size, pairs);
+                            } else {
+                                put(codes, at + group * GROUP, 1, from.iter().map(|x| [code(x)]));
+                            }
+                            put(scales, token + group * size, 1, std::iter::once(scale.to_ne_bytes()));
                         }
                     }
                 }

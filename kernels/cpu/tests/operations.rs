@@ -277,6 +277,17 @@ fn rounded(kind: KvType, dim: usize, x: &[f32]) -> Vec<f32> {
     }
 }
 
+/// Queries as they are multiplied with keys of 8 bits: 15 bits and a sign, a scale for 32 elements.
+fn rounded_queries(kind: KvType, dim: usize, q: &[f32]) -> Vec<f64> {
+    let groups = q.chunks(dim).flat_map(|row| row.chunks(32));
+    let each = groups.flat_map(|group| {
+        let largest = group.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+        let code = move |x: f32| f64::from((x * (32767.0 / largest)).round_ties_even() * (largest / 32767.0));
+        group.iter().map(move |&x| if kind == KvType::Q8 { code(x) } else { f64::from(x) })
+    });
+    each.collect()
+}
+
 fn check_attention(case: &AttentionCase) {
     let KvShape { heads: kv_heads, key_dim, value_dim, block_size } = case.shape;
     let mut random = Random(key_dim as u64);
@@ -308,6 +319,7 @@ fn check_attention(case: &AttentionCase) {
         values.push(rounded(case.kind, value_dim, &v));
     }
     let q = random.floats(positions.len() * case.heads * key_dim);
+    let queries = rounded_queries(case.kind, key_dim, &q);
     let scale = 0.7;
     let mut expected = vec![];
     for (sequence, bounds) in query_start.windows(2).enumerate() {
@@ -319,7 +331,7 @@ fn check_attention(case: &AttentionCase) {
                 let score = |j: usize| {
                     let dot: f64 = (0..key_dim)
                         .map(|d| {
-                            f64::from(q[(t * case.heads + head) * key_dim + d])
+                            queries[(t * case.heads + head) * key_dim + d]
                                 * f64::from(keys[sequence][(j * kv_heads + kv) * key_dim + d])
                         })
                         .sum();

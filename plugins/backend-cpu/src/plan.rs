@@ -122,8 +122,8 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let cache = &self.program.caches[a.cache.index()];
-                let (heads, kv_heads, value_dim) = (self.dims(a.q)[0], cache.kv_heads, cache.value_dim);
-                let needs = Cpu::attention_needs(heads, kv_heads, self.block_size, value_dim, threads);
+                let (heads, dims) = (self.dims(a.q)[0], (cache.key_dim, cache.value_dim));
+                let needs = Cpu::attention_needs(heads, cache.kv_heads, self.block_size, dims, threads);
                 self.needs = self.needs.include(needs);
             }
             Op::Router(r) => self.experts.experts = self.experts.experts.max(self.last(r.logits)),

@@ -109,14 +109,14 @@ impl Cpu {
         heads: usize,
         kv_heads: usize,
         block_size: usize,
-        value_dim: usize,
+        (key_dim, value_dim): (usize, usize),
         threads: usize,
     ) -> Needs {
         let (_, rows) = task_shape(heads, kv_heads);
         // Rounding up, the parts of all tasks are less than twice as many as wanted.
         let parts = 2 * TASKS * threads;
         let packed = if threads > 1 { parts.saturating_mul(rows).saturating_mul(part_floats(value_dim)) } else { 0 };
-        Needs { packed, per_thread: scratch_floats(rows, block_size, value_dim) }
+        Needs { packed, per_thread: scratch_floats(rows, block_size, key_dim, value_dim) }
     }
 
     /// `q` `[T, heads, key_dim]` attends to the cache, which holds the keys and values of all positions up to each
@@ -144,7 +144,8 @@ impl Cpu {
         let tasks = sequences.lengths().map(|n| n.div_ceil(tile)).sum::<usize>() * shape.heads;
         let threads = self.pool.threads();
         let parts = parts(tasks, sequences.longest(attention.window), threads);
-        let needs = Cpu::attention_needs(heads, shape.heads, shape.block_size, shape.value_dim, threads);
+        let dims = (shape.key_dim, shape.value_dim);
+        let needs = Cpu::attention_needs(heads, shape.heads, shape.block_size, dims, threads);
         let (isa, dim) = (self.isa, shape.value_dim);
         let (partial, scratch) = self.workspace.parts(needs)?;
         let partial = if parts > 1 { &mut partial[..tokens * heads * parts * part_floats(dim)] } else { &mut [] };

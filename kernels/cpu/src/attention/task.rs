@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::ptr;
 
-use super::elements::{Eighth, Element, Half, Keys, Single, Values};
+use super::elements::{Eighth, Element, Half, Keys, Single, Values, query_floats};
 use super::vectors::{exp_in_place, multiply, scale_scores};
 use super::{Attention, Sequences};
 use crate::kv_cache::{KvCache, KvType};
@@ -21,20 +21,23 @@ pub(super) fn span_blocks(block_size: usize) -> usize {
     (SPAN / block_size.max(1)).max(1)
 }
 
-/// Scratch of a task: running maximum and sum per row, scores of a span, weighted values.
+/// Scratch of a task: running maximum and sum per row, scores of a span, weighted values, queries.
 struct Scratch<'a> {
     max: &'a mut [f32],
     sum: &'a mut [f32],
     scores: &'a mut [f32],
     values: &'a mut [f32],
+    /// `[rows, query_floats]`, for elements that make queries anew.
+    queries: &'a mut [f32],
     /// Scores per row.
     width: usize,
 }
 
 /// Floats of scratch memory of a thread.
-pub(super) fn scratch_floats(rows: usize, block_size: usize, value_dim: usize) -> usize {
+pub(super) fn scratch_floats(rows: usize, block_size: usize, key_dim: usize, value_dim: usize) -> usize {
     let span = span_blocks(block_size).saturating_mul(block_size);
-    rows.saturating_mul(2usize.saturating_add(span).saturating_add(value_dim))
+    let row = 2usize.saturating_add(span).saturating_add(value_dim).saturating_add(query_floats(key_dim));
+    rows.saturating_mul(row)
 }
 
 /// Floats per row of what a part of a task leaves behind: the values, not yet divided by the sum of their weights,
@@ -104,8 +107,14 @@ impl Task<'_, '_> {
         let (max, rest) = scratch.split_at_mut(rows);
         let (sum, rest) = rest.split_at_mut(rows);
         let (scores, rest) = rest.split_at_mut(rows * width);
-        let values = &mut rest[..rows * shape.value_dim];
-        let mut state = Scratch { max, sum, scores, values, width };
+        let (values, rest) = rest.split_at_mut(rows * shape.value_dim);
+        let queries = &mut rest[..rows * query_floats(shape.key_dim)];
+        let mut state = Scratch { max, sum, scores, values, queries, width };
+        if E::ROUNDS {
+            for (row, out) in state.queries.chunks_exact_mut(query_floats(shape.key_dim)).enumerate() {
+                E::query(&self.q[self.head(row) * shape.key_dim..][..shape.key_dim], out);
+            }
+        }
         let first = self.sequences.positions[self.tokens.start] as usize;
         let last = first + self.tokens.len() - 1;
         let oldest = self.oldest(first);
@@ -194,7 +203,10 @@ impl Task<'_, '_> {
     ) -> usize {
         let mut q = [self.q.as_ptr(); R];
         for (r, q) in q.iter_mut().enumerate() {
-            *q = self.q[self.head(row + r) * keys.dim..][..keys.dim].as_ptr();
+            *q = match E::ROUNDS {
+                true => state.queries[(row + r) * query_floats(keys.dim)..][..query_floats(keys.dim)].as_ptr(),
+                false => self.q[self.head(row + r) * keys.dim..][..keys.dim].as_ptr(),
+            };
         }
         for at in (0..keys.room).step_by(S::LANES) {
             let n = S::LANES.min(keys.room - at);

@@ -157,6 +157,26 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
     }
     #[inline(always)]
+    fn zero(self) -> __m256i {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> __m256i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u8) -> __m256i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn add_pairs(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
     fn and(self, a: __m256i, mask: i32) -> __m256i {
         // SAFETY: the token proves the instruction set.
         unsafe { _mm256_and_si256(a, _mm256_set1_epi32(mask)) }

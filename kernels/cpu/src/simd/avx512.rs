@@ -159,6 +159,26 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
+    fn zero(self) -> __m512i {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> __m512i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u8) -> __m512i {
+        // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    fn add_pairs(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
     fn and(self, a: __m512i, mask: i32) -> __m512i {
         // SAFETY: the token proves the instruction set.
         unsafe { _mm512_and_si512(a, _mm512_set1_epi32(mask)) }

@@ -101,6 +101,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for `LANES` bytes.
     unsafe fn load_i8(self, p: *const u8) -> Self::I;
+    fn zero(self) -> Self::I;
+    /// Signed bytes as integers of 16 bits, two of them in each lane.
+    /// # Safety
+    /// `p` is readable for `2 * LANES` bytes.
+    unsafe fn load_pairs(self, p: *const u8) -> Self::I;
+    /// The same 32 bits in every lane.
+    /// # Safety
+    /// `p` is readable for 4 bytes.
+    unsafe fn splat_pair(self, p: *const u8) -> Self::I;
+    /// Adds, to each lane, the products of its two integers of 16 bits, not both of them -32768.
+    fn add_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
     fn and(self, a: Self::I, mask: i32) -> Self::I;
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn shl(self, a: Self::I, bits: i32) -> Self::I;

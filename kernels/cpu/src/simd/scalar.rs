@@ -144,6 +144,25 @@ impl Simd for Scalar {
         lanes!(i => i32::from(unsafe { p.add(i).cast::<i8>().read() }))
     }
     #[inline(always)]
+    fn zero(self) -> Self::I {
+        [0; N]
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> Self::I {
+        // SAFETY: the caller's contract.
+        let half = |i: usize| i32::from(unsafe { p.add(i).cast::<i8>().read() });
+        lanes!(i => half(2 * i) & 0xffff | half(2 * i + 1) << 16)
+    }
+    #[inline(always)]
+    unsafe fn splat_pair(self, p: *const u8) -> Self::I {
+        // SAFETY: the caller's contract.
+        [unsafe { p.cast::<i32>().read_unaligned() }; N]
+    }
+    #[inline(always)]
+    fn add_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => sum[i] + i32::from(a[i] as i16) * i32::from(b[i] as i16) + (a[i] >> 16) * (b[i] >> 16))
+    }
+    #[inline(always)]
     fn and(self, a: Self::I, mask: i32) -> Self::I {
         lanes!(i => a[i] & mask)
     }
