@@ -4,6 +4,7 @@ use crate::columns::{self, Groups};
 use crate::error::{KernelError, exact};
 use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShape, pack_tile};
 use crate::gemv::Gemv;
+use crate::inputs::Inputs;
 use crate::int8;
 use crate::isa::Isa;
 use crate::linear::Linear;
@@ -52,13 +53,13 @@ impl Cpu {
 
     /// What [`matmul`](Cpu::matmul) needs for `rows` rows of `cols` inputs.
     pub fn matmul_needs(rows: usize, cols: usize) -> Needs {
-        let quantized = int8::scratch(rows, cols);
+        let (quantized, made) = (int8::scratch(rows, cols), int8::made(rows, cols));
         if rows <= FEW_ROWS {
             let per_thread = if rows > 1 { PER_THREAD } else { 0 };
-            return Needs { packed: quantized, per_thread };
+            return Needs { packed: quantized, per_thread: per_thread.max(made) };
         }
         let tiles = rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols);
-        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD }
+        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD.max(made) }
     }
 
     /// `out = x Wᵀ + bias`: `x` `[n, cols]`, `weight` `[rows, cols]`, `bias` `[rows]`, `out` `[n, rows]`.
@@ -105,7 +106,7 @@ impl Cpu {
             Layout::Interleaved if n == 0 => Ok(()),
             Layout::Interleaved => {
                 let linear = Linear { weight: *weight, bias, add: None, out };
-                self.linears((x, key), [Some(linear), None, None, None])
+                self.linears(Inputs::Values(x, key), [Some(linear), None, None, None])
             }
         }
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::isa::Isa;
 use crate::math;
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, Simd};
@@ -167,6 +168,21 @@ fn apply_repeated<S: Simd, F: Pointwise>(s: S, f: F, a: &[f32], b: S::V, out: &m
     unsafe { s.store_first(out.as_mut_ptr().add(i), f.apply(s, s.load_first(a.as_ptr().add(i), n), b), n) };
 }
 
+/// `f(gate) up` of elements `range`, as many as `out` has.
+pub(crate) fn gate(isa: Isa, kind: Activation, [a, up]: [&[f32]; 2], range: Range<usize>, out: &mut [f32]) {
+    let b = Second::Each(up);
+    match kind {
+        Activation::Silu => isa.run(Apply { f: Gated(Silu), a, b, range, out }),
+        Activation::GeluTanh => isa.run(Apply { f: Gated(GeluTanh), a, b, range, out }),
+        Activation::GeluErf => isa.run(Apply { f: Gated(GeluErf), a, b, range, out }),
+        Activation::GeluQuick => isa.run(Apply { f: Gated(GeluQuick), a, b, range, out }),
+        Activation::Relu => isa.run(Apply { f: Gated(Relu), a, b, range, out }),
+        Activation::ReluSquared => isa.run(Apply { f: Gated(ReluSquared), a, b, range, out }),
+        Activation::Sigmoid => isa.run(Apply { f: Gated(Sigmoid), a, b, range, out }),
+        Activation::Tanh => isa.run(Apply { f: Gated(Tanh), a, b, range, out }),
+    }
+}
+
 impl Cpu {
     fn apply<F: Pointwise>(&self, f: F, a: &[f32], b: Second<'_>, out: &mut [f32]) -> Result<(), KernelError> {
         exact("output of an elementwise operation", out.len(), a.len())?;
@@ -208,17 +224,14 @@ impl Cpu {
     /// # Errors
     /// Lengths that differ.
     pub fn gated(&self, kind: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
-        let b = Second::Each(up);
-        match kind {
-            Activation::Silu => self.apply(Gated(Silu), gate, b, out),
-            Activation::GeluTanh => self.apply(Gated(GeluTanh), gate, b, out),
-            Activation::GeluErf => self.apply(Gated(GeluErf), gate, b, out),
-            Activation::GeluQuick => self.apply(Gated(GeluQuick), gate, b, out),
-            Activation::Relu => self.apply(Gated(Relu), gate, b, out),
-            Activation::ReluSquared => self.apply(Gated(ReluSquared), gate, b, out),
-            Activation::Sigmoid => self.apply(Gated(Sigmoid), gate, b, out),
-            Activation::Tanh => self.apply(Gated(Tanh), gate, b, out),
-        }
+        exact("second operand of an elementwise operation", up.len(), gate.len())?;
+        exact("output of an elementwise operation", out.len(), gate.len())?;
+        let (isa, len, out) = (self.isa, out.len(), SharedMut::new(out));
+        self.pool.parallel_for(len, GRAIN, |_, range| {
+            // SAFETY: the ranges of a loop do not overlap.
+            let out = unsafe { out.part(range.clone()) };
+            self::gate(isa, kind, [gate, up], range, out);
+        })
     }
 
     /// `a op b`; each element of `b` stands for `repeat` consecutive elements of `a`.

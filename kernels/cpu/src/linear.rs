@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::inputs::Inputs;
 use crate::int8;
 use crate::matrix::{Layout, Matrix, can_decode};
 use crate::shared::SharedMut;
@@ -53,28 +54,43 @@ pub(crate) fn add_columns(add: &[f32], stride: usize, columns: Range<usize>, out
 }
 
 impl Cpu {
-    /// `out = x Wᵀ + bias + add` for each of the products, whose matrices have as many columns. Inputs of calls in a row
-    /// with the same key have the same elements, so that they are rounded once.
+    /// Whether products of the same rows with these matrices round the rows all in the same way: only then may
+    /// [`linears`](Cpu::linears) make their inputs.
+    pub fn rounds<'m>(mut weights: impl Iterator<Item = &'m Matrix<'m>> + Clone) -> bool {
+        let dtypes = weights.clone().map(|weight| weight.dtype);
+        weights.all(|weight| weight.layout == Layout::Interleaved) && int8::rounding(dtypes).is_some()
+    }
+
+    /// `out = x Wᵀ + bias + add` for each of the products, whose matrices have as many columns.
     ///
     /// # Errors
-    /// Lengths that do not fit, weights of a type that cannot be decoded.
+    /// Lengths that do not fit, weights of a type that cannot be decoded, inputs that would have to be made for matrices
+    /// that do not [`round`](Cpu::rounds) them.
     pub fn linears(
         &mut self,
-        (x, key): (&[f32], Option<u64>),
+        inputs: Inputs<'_>,
         mut linears: [Option<Linear<'_>>; TOGETHER],
     ) -> Result<(), KernelError> {
         let each = || linears.iter().flatten();
-        each().try_for_each(|linear| linear.check(x.len()))?;
+        each().try_for_each(|linear| linear.check(inputs.len()))?;
         let Some(cols) = each().next().map(|linear| linear.weight.cols) else { return Ok(()) };
         each().try_for_each(|linear| exact("columns of matrices", linear.weight.cols, cols))?;
-        if x.is_empty() {
+        inputs.check(cols)?;
+        if inputs.len() == 0 {
             return Ok(());
         }
         let interleaved = each().all(|linear| linear.weight.layout == Layout::Interleaved);
         let rounding = int8::rounding(each().map(|linear| linear.weight.dtype)).filter(|_| interleaved);
         if let Some(rounding) = rounding {
-            return self.packed_products((x, key), cols, rounding, &mut linears);
+            return self.packed_products(inputs, cols, rounding, &mut linears);
         }
+        let Inputs::Values(x, key) = inputs else {
+            return Err(KernelError::mismatch(
+                "inputs of products that round differently",
+                "values",
+                "a norm or a gate",
+            ));
+        };
         for linear in linears.iter_mut().flatten() {
             self.matmul_of(&linear.weight, (x, key), linear.bias, linear.out)?;
             if let Some(add) = linear.add {

@@ -21,11 +21,23 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
-struct Rows<'a> {
-    norm: Norm<'a>,
-    centre: bool,
-    x: &'a [f32],
-    out: &'a mut [f32],
+impl Norm<'_> {
+    pub(crate) fn check(&self, x: &[f32]) -> Result<(), KernelError> {
+        let width = self.width;
+        if width == 0 || !x.len().is_multiple_of(width) {
+            return Err(KernelError::mismatch("input of a norm", format!("rows of {width}"), x.len()));
+        }
+        exact("weight of a norm", self.weight.map_or(width, <[f32]>::len), width)?;
+        exact("bias of a norm", self.bias.map_or(width, <[f32]>::len), width)
+    }
+}
+
+/// Rows of a norm, with `centre` of [`Cpu::layer_norm`]. Lengths have been checked.
+pub(crate) struct Rows<'a> {
+    pub(crate) norm: Norm<'a>,
+    pub(crate) centre: bool,
+    pub(crate) x: &'a [f32],
+    pub(crate) out: &'a mut [f32],
 }
 
 impl Kernel for Rows<'_> {
@@ -104,12 +116,8 @@ impl Cpu {
 
     fn norm(&self, norm: Norm<'_>, centre: bool, x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
         let width = norm.width;
-        if width == 0 || !x.len().is_multiple_of(width) {
-            return Err(KernelError::mismatch("input of a norm", format!("rows of {width}"), x.len()));
-        }
+        norm.check(x)?;
         exact("output of a norm", out.len(), x.len())?;
-        exact("weight of a norm", norm.weight.map_or(width, <[f32]>::len), width)?;
-        exact("bias of a norm", norm.bias.map_or(width, <[f32]>::len), width)?;
         let (isa, rows, out) = (self.isa, x.len() / width, SharedMut::new(out));
         self.pool.parallel_for(rows, GRAIN.div_ceil(width), |_, range| {
             let range = range.start * width..range.end * width;

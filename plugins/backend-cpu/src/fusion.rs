@@ -1,5 +1,6 @@
 //! Which nodes run as one: linear layers of the same input are one loop over the rows of all their matrices, and what is
-//! added to the result of one, as the residual stream is, is added there and then.
+//! added to the result of one, as the residual stream is, is added there and then. A norm or a gate that they alone read is
+//! made as it is rounded for them.
 
 use rocmforge_kernels_cpu::TOGETHER;
 use rocmforge_sdk::program::{Node, Op, Program, Types, ValueId, WeightId};
@@ -21,8 +22,8 @@ pub(crate) struct Layer {
 #[derive(Debug)]
 pub(crate) enum Item {
     Node(usize),
-    /// Layers with the input `.0`; the first one is there.
-    Linears(ValueId, [Option<Layer>; TOGETHER]),
+    /// Layers with the input `.0`, which node `.1` makes for them if it is there; the first layer is.
+    Linears(ValueId, Option<usize>, [Option<Layer>; TOGETHER]),
 }
 
 impl Item {
@@ -30,7 +31,7 @@ impl Item {
     pub(crate) fn node(&self) -> usize {
         match self {
             Item::Node(node) => *node,
-            Item::Linears(_, layers) => layers.iter().flatten().next().map_or(0, |layer| layer.node),
+            Item::Linears(_, _, layers) => layers.iter().flatten().next().map_or(0, |layer| layer.node),
         }
     }
 
@@ -38,8 +39,9 @@ impl Item {
     pub(crate) fn inputs(&self, program: &Program) -> Vec<ValueId> {
         match self {
             Item::Node(node) => program.nodes[*node].op.inputs(),
-            Item::Linears(x, layers) => {
-                std::iter::once(*x).chain(layers.iter().flatten().filter_map(|layer| layer.add)).collect()
+            Item::Linears(x, source, layers) => {
+                let inputs = source.map_or_else(|| vec![*x], |node| program.nodes[node].op.inputs());
+                inputs.into_iter().chain(layers.iter().flatten().filter_map(|layer| layer.add)).collect()
             }
         }
     }
@@ -48,7 +50,9 @@ impl Item {
     pub(crate) fn outputs(&self, program: &Program, firsts: &[ValueId]) -> Vec<ValueId> {
         match self {
             Item::Node(node) => values(firsts[*node], &program.nodes[*node]).collect(),
-            Item::Linears(_, layers) => layers.iter().flatten().map(|layer| layer.out).collect(),
+            Item::Linears(x, source, layers) => {
+                layers.iter().flatten().map(|layer| layer.out).chain(source.map(|_| *x)).collect()
+            }
         }
     }
 }
@@ -69,9 +73,17 @@ pub(crate) fn firsts(program: &Program) -> Vec<ValueId> {
 
 /// All nodes, in an order in which what is read was made before.
 pub(crate) fn schedule(program: &Program, types: &Types, firsts: &[ValueId]) -> Vec<Item> {
-    let mut state =
-        Schedule { program, types, firsts, readers: only_readers(program, types.len()), made: vec![], done: vec![] };
+    let mut state = Schedule {
+        program,
+        types,
+        firsts,
+        readers: only_readers(program, types.len()),
+        made: vec![],
+        done: vec![],
+        sources: vec![],
+    };
     state.made.resize(types.len(), false);
+    state.sources.resize(types.len(), None);
     state.done.resize(program.nodes.len(), false);
     let mut items = vec![];
     for (i, node) in program.nodes.iter().enumerate() {
@@ -79,7 +91,8 @@ pub(crate) fn schedule(program: &Program, types: &Types, firsts: &[ValueId]) -> 
             continue;
         }
         let item = match node.op {
-            Op::Linear { x, .. } => Item::Linears(x, state.layers(i, x)),
+            Op::Linear { x, .. } => Item::Linears(x, state.sources[x.index()], state.layers(i, x)),
+            _ if state.waits(i) => continue,
             _ => Item::Node(i),
         };
         state.done[i] = true;
@@ -112,6 +125,8 @@ struct Schedule<'a> {
     made: Vec<bool>,
     /// Nodes that are part of an item.
     done: Vec<bool>,
+    /// The nodes that make values as part of the item that reads them.
+    sources: Vec<Option<usize>>,
 }
 
 impl Schedule<'_> {
@@ -129,6 +144,23 @@ impl Schedule<'_> {
             count += 1;
         }
         layers
+    }
+
+    /// Whether a node runs only with those that read it: a norm or a gate of layers that are one item.
+    fn waits(&mut self, node: usize) -> bool {
+        let (program, value) = (self.program, self.firsts[node]);
+        let mut readers = program.nodes.iter().filter(|n| n.op.inputs().contains(&value));
+        let makes = matches!(program.nodes[node].op, Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::GatedAct { .. });
+        let one_row = self.types.get(value).is_some_and(|ty| ty.shape.dims.len() == 1);
+        let waits = makes
+            && one_row
+            && (1..=TOGETHER).contains(&readers.clone().count())
+            && readers.all(|n| matches!(n.op, Op::Linear { x, .. } if x == value))
+            && program.outputs.iter().all(|output| output.value != value);
+        if waits {
+            self.sources[value.index()] = Some(node);
+        }
+        waits
     }
 
     /// What is added to the result of a node, and the sum, if nobody else wants the result and it exists by then.

@@ -1,7 +1,9 @@
 //! Each operation of a program, as a call of its kernel.
 
-use rocmforge_kernels_cpu::{self as kernels, Binary, Cpu, Gate, KernelError, Linear, Norm, Sequences, TOGETHER};
-use rocmforge_sdk::program::{Activation, Attention, GateKind, Rope, RopeStyle, Router, ValueId, WeightId};
+use rocmforge_kernels_cpu::{
+    self as kernels, Binary, Cpu, Gate, Inputs, KernelError, Linear, Norm, Sequences, TOGETHER,
+};
+use rocmforge_sdk::program::{Activation, Attention, GateKind, Op, Rope, RopeStyle, Router, ValueId, WeightId};
 use rocmforge_sdk::{Error, Result};
 
 use crate::executable::Memory;
@@ -61,7 +63,23 @@ impl Memory {
         gather(x, self.indices.get(rows), place.width, out)
     }
 
-    pub(crate) fn linears(&mut self, plan: &Plan, x: ValueId, layers: &[Option<Layer>; TOGETHER]) -> Result<()> {
+    /// Whether layers round their input all in the same way.
+    pub(crate) fn rounds(&self, layers: &[Option<Layer>; TOGETHER]) -> Result<bool> {
+        let mut weights = [None; TOGETHER];
+        for (weight, layer) in weights.iter_mut().zip(layers) {
+            *weight = layer.map(|layer| self.weights.matrix(layer.weight)).transpose()?;
+        }
+        Ok(Cpu::rounds(weights.iter().flatten()))
+    }
+
+    /// Layers of x, or if `made` is there of what that operation would make of its operands, and x stays as it is.
+    pub(crate) fn linears(
+        &mut self,
+        plan: &Plan,
+        x: ValueId,
+        made: Option<&Op>,
+        layers: &[Option<Layer>; TOGETHER],
+    ) -> Result<()> {
         // A value does not change within a step.
         let key = Some(self.steps << 32 | u64::from(x.0));
         let (mut outs, mut adds, mut linears) =
@@ -73,14 +91,29 @@ impl Memory {
             }
         }
         let [a, b, c, d] = adds;
-        let (outs, [x, adds @ ..]) = self.values.split_many(outs, [plan.place(x)?, a, b, c, d])?;
+        let [first, second] = match made {
+            Some(Op::RmsNorm { x, .. } | Op::LayerNorm { x, .. }) => [plan.place(*x)?, Place::NONE],
+            Some(Op::GatedAct { gate, up, .. }) => [plan.place(*gate)?, plan.place(*up)?],
+            _ => [plan.place(x)?, Place::NONE],
+        };
+        let (outs, [first, second, adds @ ..]) = self.values.split_many(outs, [first, second, a, b, c, d])?;
+        let norm = |weight, bias, eps| -> Result<Norm<'_>> {
+            let (weight, bias) = (self.weights.optional(weight)?, self.weights.optional(bias)?);
+            Ok(Norm { width: plan.last(x), weight, bias, eps })
+        };
+        let inputs = match made {
+            Some(&Op::RmsNorm { weight, eps, .. }) => Inputs::Norm(norm(weight, None, eps)?, false, first),
+            Some(&Op::LayerNorm { weight, bias, eps, .. }) => Inputs::Norm(norm(weight, bias, eps)?, true, first),
+            Some(&Op::GatedAct { kind, .. }) => Inputs::Gated(activation(kind), first, second),
+            _ => Inputs::Values(first, key),
+        };
         for ((linear, layer), (out, add)) in linears.iter_mut().zip(layers).zip(outs.into_iter().zip(adds)) {
             if let Some(layer) = layer {
                 let (weight, bias) = (self.weights.matrix(layer.weight)?, self.weights.optional(layer.bias)?);
                 *linear = Some(Linear { weight, bias, add: layer.add.map(|_| add), out });
             }
         }
-        self.cpu.linears((x, key), linears).map_err(failed)
+        self.cpu.linears(inputs, linears).map_err(failed)
     }
 
     pub(crate) fn norm(

@@ -80,7 +80,7 @@ impl Plan {
     pub(crate) fn lead(&self, item: &Item) -> Result<usize> {
         match item {
             Item::Node(node) => Ok(self.place(self.firsts[*node])?.lead),
-            Item::Linears(x, _) => Ok(self.place(*x)?.lead),
+            Item::Linears(x, ..) => Ok(self.place(*x)?.lead),
         }
     }
 

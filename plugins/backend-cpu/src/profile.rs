@@ -46,14 +46,18 @@ impl Profile {
 pub(crate) fn label(program: &Program, item: &Item) -> String {
     let nodes = match item {
         Item::Node(node) => vec![*node],
-        Item::Linears(_, layers) => layers.iter().flatten().map(|layer| layer.node).collect(),
+        Item::Linears(_, _, layers) => layers.iter().flatten().map(|layer| layer.node).collect(),
+    };
+    let source = match item {
+        Item::Linears(_, Some(node), _) => format!("{} + ", program.nodes[*node].op.name()),
+        _ => String::new(),
     };
     let ops = nodes.iter().map(|&node| &program.nodes[node].op);
     let name = ops.clone().next().map_or("", |op| op.name());
     let matrices = ops.flat_map(|op| op.weights()).filter_map(|id| program.weights.get(id.index()));
     let mut types: Vec<_> = matrices.filter(|decl| decl.dims.len() > 1).map(|decl| decl.dtype.name()).collect();
     types.dedup();
-    types.iter().fold(name.to_owned(), |name, dtype| name + " " + dtype)
+    types.iter().fold(source + name, |name, dtype| name + " " + dtype)
 }
 
 #[cfg(test)]

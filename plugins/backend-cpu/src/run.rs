@@ -1,10 +1,11 @@
 //! One step: the nodes in order.
 
+use rocmforge_kernels_cpu::TOGETHER;
 use rocmforge_sdk::program::{Element, InputSource, Op, Step, ValueId};
 use rocmforge_sdk::{Error, Result};
 
 use crate::executable::Memory;
-use crate::fusion::Item;
+use crate::fusion::{Item, Layer};
 use crate::plan::Plan;
 use crate::profile;
 use crate::regions::Place;
@@ -59,12 +60,29 @@ impl Memory {
             let start = self.profile.start();
             match item {
                 Item::Node(node) => self.node(&Context { plan, step, first }, &plan.program.nodes[*node].op),
-                Item::Linears(x, layers) => self.linears(plan, *x, layers),
+                Item::Linears(x, source, layers) => self.layers(plan, step, *x, *source, layers),
             }
             .map_err(|e| located(plan, item.node(), e))?;
             self.profile.end(start, || profile::label(&plan.program, item));
         }
         Ok(())
+    }
+
+    /// Linear layers; what they read is made before them if they do not make it themselves.
+    fn layers(
+        &mut self,
+        plan: &Plan,
+        step: &Step<'_>,
+        x: ValueId,
+        source: Option<usize>,
+        layers: &[Option<Layer>; TOGETHER],
+    ) -> Result<()> {
+        let source = source.map(|node| &plan.program.nodes[node].op);
+        let made = match source {
+            Some(op) if !self.rounds(layers)? => self.node(&Context { plan, step, first: x }, op).map(|()| None)?,
+            other => other,
+        };
+        self.linears(plan, x, made, layers)
     }
 
     fn node(&mut self, c: &Context<'_>, op: &Op) -> Result<()> {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Random, StepData, check};
+use common::{Plugin, Random, Sizes, StepData, check, weights};
 use rocmforge_kernels_cpu::Isa;
 use rocmforge_sdk::DType;
-use rocmforge_sdk::program::{Builder, InputSource, ModelInfo, Op, Program, ValueId};
+use rocmforge_sdk::program::{Activation, Builder, InputSource, ModelInfo, Op, Program, ValueId};
 
 const WIDTH: usize = 256;
 
@@ -45,7 +45,7 @@ fn layers_of_one_input_with_other_types_and_sizes() {
         let p = program(|b, x| {
             let [q, k, v] = types;
             let q = linear(b, x, "q", 256, q);
-            let y = b.push(Op::Unary { x: q, kind: rocmforge_sdk::program::Activation::Tanh }).unwrap();
+            let y = b.push(Op::Unary { x: q, kind: Activation::Tanh }).unwrap();
             // Their nodes come after one that reads another's result.
             let (k, v) = (linear(b, x, "k", 37, k), linear(b, x, "v", 256, v));
             let sum = b.push(Op::Add { a: x, b: v }).unwrap();
@@ -81,5 +81,42 @@ fn random_programs_of_layers_and_additions() {
             b.output("last", *values.last().unwrap());
         });
         check(r#"{"threads": 2}"#, &p, &steps(&p), 1e-4);
+    }
+}
+
+/// Norms and gates between layers; with `shown` they are outputs, so that they are operations of their own.
+fn norms_and_gates(dtype: DType, shown: bool) -> Program {
+    program(|b, x| {
+        let weight = Some(b.weight("norm", &[WIDTH], DType::F32).unwrap());
+        let bias = Some(b.weight("norm.bias", &[WIDTH], DType::F32).unwrap());
+        let first = b.push(Op::RmsNorm { x, weight, eps: 1e-5 }).unwrap();
+        let (gate, up) = (linear(b, first, "gate", WIDTH, dtype), linear(b, first, "up", WIDTH, dtype));
+        let second = b.push(Op::GatedAct { gate, up, kind: Activation::Silu }).unwrap();
+        let y = linear(b, second, "down", WIDTH, dtype);
+        let x = b.push(Op::Add { a: x, b: y }).unwrap();
+        let third = b.push(Op::LayerNorm { x, weight, bias, eps: 1e-5 }).unwrap();
+        let y = linear(b, third, "last", WIDTH, dtype);
+        b.output("y", y);
+        if shown {
+            [("1", first), ("2", second), ("3", third)].into_iter().for_each(|(name, value)| b.output(name, value));
+        }
+    })
+}
+
+#[test]
+fn norms_and_gates_are_the_same_apart_and_within_layers() {
+    let sizes = Sizes { max_tokens: 64, max_sequences: 4, block_size: 4, blocks: vec![] };
+    for dtype in [DType::Q4_0, DType::Q6_K, DType::F16] {
+        let (apart, within) = (norms_and_gates(dtype, true), norms_and_gates(dtype, false));
+        check(r#"{"threads": 2}"#, &within, &steps(&within), 0.06);
+        let all = weights(&apart, 1);
+        for isa in Isa::available() {
+            let options = format!(r#"{{"isa": "{}", "threads": 2}}"#, isa.name());
+            let [apart, within] = [&apart, &within].map(|p| Plugin::load(&options, p, &all, &sizes).unwrap());
+            for step in steps(&norms_and_gates(dtype, false)) {
+                let [a, b] = step.borrow(|step| [&apart, &within].map(|plugin| plugin.run(step).unwrap()["y"].clone()));
+                assert!(a.iter().all(|x| x.is_finite()) && a == b, "{dtype:?}, {options}");
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use rocmforge_quant::DType;
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
+use crate::inputs::Inputs;
 use crate::linear::{Linear, TOGETHER, add_columns};
 use crate::matrix::Matrix;
 use crate::shared::SharedMut;
@@ -46,6 +47,11 @@ const QUANTIZED: usize = 32 << 10;
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(crate) fn scratch(n: usize, cols: usize) -> usize {
     n.saturating_mul(row_bytes(cols)).div_ceil(4)
+}
+
+/// Floats of scratch memory of a thread that makes `n` rows of `cols` activations.
+pub(crate) fn made(n: usize, cols: usize) -> usize {
+    n.min(TILE).saturating_mul(cols)
 }
 
 struct GroupBytes(usize);
@@ -111,8 +117,9 @@ pub(crate) fn has_packing(dtype: DType) -> bool {
     packed_group_bytes(dtype, 256).is_some()
 }
 
-/// Quantises tiles of x.
+/// Quantises a tile.
 struct Quantize<'a, 'b> {
+    /// Its rows.
     x: &'a [f32],
     cols: usize,
     first: usize,
@@ -127,7 +134,7 @@ impl Kernel8 for Quantize<'_, '_> {
         let (until, bytes) = (self.first + self.height, row_bytes(self.cols));
         // SAFETY: each tile is visited once.
         let out = unsafe { self.out.part(self.first * bytes..until * bytes) };
-        quantize_tile(s, &self.x[self.first * self.cols..until * self.cols], self.cols, self.zero, out);
+        quantize_tile(s, self.x, self.cols, self.zero, out);
     }
 }
 
@@ -170,7 +177,7 @@ impl Cpu {
     /// Products of the same rows with interleaved weights whose types have the same `rounding`; lengths have been checked.
     pub(crate) fn packed_products(
         &mut self,
-        (x, key): (&[f32], Option<u64>),
+        inputs: Inputs<'_>,
         cols: usize,
         rounding: (i32, bool),
         linears: &mut [Option<Linear<'_>>; TOGETHER],
@@ -180,12 +187,12 @@ impl Cpu {
             let reason = "interleaved rows, but no products of 8 bits".to_owned();
             return Err(KernelError::Weights { dtype, reason });
         };
-        let n = x.len() / cols;
+        let n = inputs.len() / cols;
         for Linear { weight, .. } in linears.iter().flatten() {
             let expected = weight.rows.div_ceil(ROWS) * weight.row_bytes * ROWS;
             exact("bytes of interleaved weights", weight.bytes.len(), expected)?;
         }
-        self.quantize(token, rounding, (x, key), cols)?;
+        self.quantize(token, rounding, inputs, cols)?;
         let held = self.workspace.holds();
         let (scratch, per_thread) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         // SAFETY: f32 are bytes, of which all values are valid in both.
@@ -228,27 +235,32 @@ impl Cpu {
         &mut self,
         token: Token8,
         (zero, sums): (i32, bool),
-        (x, key): (&[f32], Option<u64>),
+        inputs: Inputs<'_>,
         cols: usize,
     ) -> Result<(), KernelError> {
-        let n = x.len() / cols;
-        let wanted = key.map(|key| Held { key, rows: n, cols, zero });
+        let (isa, n) = (self.isa, inputs.len() / cols);
+        let wanted = inputs.key().map(|key| Held { key, rows: n, cols, zero });
         let same = |held: Held| Some(Held { zero: if sums { held.zero } else { zero }, ..held }) == wanted;
         if self.workspace.holds().is_some_and(same) {
             return Ok(());
         }
-        let (scratch, _) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
+        let (scratch, per_thread) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
         // SAFETY: f32 are bytes, of which all values are valid in both.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast::<u8>(), 4 * scratch.len()) };
         let to = SharedMut::new(&mut scratch[..n * row_bytes(cols)]);
-        let quantize = |(first, height)| token.run(Quantize { x, cols, first, height, zero, out: &to });
+        let quantize = |thread, (first, height)| {
+            let mut made = per_thread.lock(thread);
+            let made = &mut floats(&mut made)[..height * cols];
+            let x = inputs.make(isa, first * cols..(first + height) * cols, made);
+            token.run(Quantize { x, cols, first, height, zero, out: &to });
+        };
         if n <= TILE {
-            tiles(n).for_each(quantize);
+            tiles(n).for_each(|tile| quantize(0, tile));
         } else {
             let grain = (QUANTIZED / (TILE * cols)).max(1);
-            self.pool.parallel_for(n.div_ceil(TILE), grain, |_, range| {
+            self.pool.parallel_for(n.div_ceil(TILE), grain, |thread, range| {
                 let within = |&(first, _): &(usize, usize)| range.contains(&(first / TILE));
-                tiles(n).filter(within).for_each(quantize);
+                tiles(n).filter(within).for_each(|tile| quantize(thread, tile));
             })?;
         }
         self.workspace.hold(wanted);

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocmforge_abi::{
     CompileOptions, GroupTable, Handle, MemoryNeed, RSlice, RSliceMut, RStr, RVec, Status, StepBatch, StepExt,
@@ -70,6 +71,9 @@ fn random_blocks(dtype: DType, elements: usize, random: &mut Random) -> Vec<u8> 
     }
     bytes
 }
+
+/// Whether a plugin runs a step now.
+pub static IN_STEP: AtomicBool = AtomicBool::new(false);
 
 pub fn ok(status: Status) {
     assert!(status.code == status::OK, "{}", status.message);
@@ -161,7 +165,9 @@ impl Plugin {
             logits_rows: RSlice::from_slice(step.logits_rows),
             ext: RSlice::from_slice(&ext),
         };
+        IN_STEP.store(true, Ordering::SeqCst);
         let status = (self.exec_table().submit())(self.exec, &batch);
+        IN_STEP.store(false, Ordering::SeqCst);
         if status.code != status::OK {
             return Err(status.message.to_string());
         }
@@ -180,7 +186,10 @@ impl Plugin {
             .iter_mut()
             .map(|(name, data)| StepOutput { name: RStr::from_str(name), data: RSliceMut::from_mut_slice(data) })
             .collect();
-        ok((self.exec_table().wait())(self.exec, RSliceMut::from_mut_slice(&mut outputs)));
+        IN_STEP.store(true, Ordering::SeqCst);
+        let status = (self.exec_table().wait())(self.exec, RSliceMut::from_mut_slice(&mut outputs));
+        IN_STEP.store(false, Ordering::SeqCst);
+        ok(status);
         Ok(data.into_iter().collect())
     }
 }
