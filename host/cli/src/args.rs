@@ -273,7 +273,7 @@ pub struct Bench {
     /// Sequences to generate for at once, a quarter of the tokens each; 0 skips this part
     #[arg(short, long, default_value_t = 16)]
     pub batch: u32,
-    /// Tokens of context before those that are generated
+    /// Tokens of context before the prompt and before those that are generated
     #[arg(short, long, default_value_t = 0)]
     pub depth: u32,
     /// Repetitions; the median is reported

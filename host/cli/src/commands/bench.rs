@@ -66,7 +66,7 @@ impl Plan<'_> {
 
     /// Tokens of the longest sequence.
     fn longest(&self) -> usize {
-        self.prompt().max(self.depth() + self.generate() + 1)
+        self.depth() + self.prompt().max(self.generate() + 1)
     }
 }
 
@@ -139,10 +139,11 @@ fn shares(part: &mut Part, work: &Work, limits: &Limits) {
 }
 
 fn prompt(plan: &Plan<'_>, model: &mut Model) -> Result<Option<Part>> {
-    let tokens = plan.tokens(plan.prompt());
+    let (context, tokens) = (plan.tokens(plan.depth()), plan.tokens(plan.prompt()));
     let mut sequence = SingleSequence::new(&mut model.executable, plan.longest())?;
     measure(plan, ("prompt", tokens.len(), 1), || {
         sequence.clear();
+        feed(&mut sequence, &context, plan.step)?;
         let start = Instant::now();
         feed(&mut sequence, &tokens, plan.step)?;
         Ok(start.elapsed().as_secs_f64())
