@@ -8,8 +8,8 @@
 //! * `load against LLAMA_SERVER MODEL [--threads N] [--streams N] [--requests N] [--tokens N] [--rounds N]`: the same for
 //!   this engine and llama-server in turn, with the same model and threads.
 //! * `load fairness ADDRESS [--streams N] [--words N]`: how streams fare while a long prompt is computed.
-//! * `load guesses ADDRESS [--requests N] [--tokens N]`: tokens per second of greedy streams, one at a time, and how many
-//!   guesses of their tokens came true.
+//! * `load guesses ADDRESS [--requests N] [--tokens N] [--prompts FILE]`: tokens per second of greedy streams, one at a time,
+//!   and how many guesses of their tokens came true. The file has a JSON object with `messages` in each line.
 //! * `load embeddings ADDRESS [--requests N] [--batch N] [--words N] [--round N]`: texts per second that become vectors, of any
 //!   server with the embeddings API.
 //! * `load prefix ADDRESS [--words N] [--requests N]`: time to the first token of prompts that begin alike.
@@ -22,6 +22,7 @@ use std::time::Duration;
 use rocmforge_e2e::load;
 use rocmforge_e2e::load::peer::Match;
 use rocmforge_e2e::load::{Plan, measure, quantile};
+use serde_json::Value;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,7 +35,10 @@ fn main() -> ExitCode {
         (Some("streams"), Some(address)) => streams(address, number),
         (Some("against"), Some(program)) => return against(program, args.get(2), number),
         (Some("fairness"), Some(address)) => fairness(address, number),
-        (Some("guesses"), Some(address)) => guesses(address, number),
+        (Some("guesses"), Some(address)) => {
+            let file = args.iter().position(|a| a == "--prompts").and_then(|i| args.get(i + 1));
+            guesses(address, &file.map_or_else(Vec::new, |file| chats(file)), number);
+        }
         (Some("embeddings"), Some(address)) => embeddings(address, number),
         (Some("prefix"), Some(address)) => prefix(address, number),
         _ => {
@@ -120,9 +124,16 @@ fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
     );
 }
 
-fn guesses(address: &str, number: impl Fn(&str, usize) -> usize) {
+/// The conversations of a file.
+fn chats(file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let messages = |line: &str| serde_json::from_str::<Value>(line).map(|mut chat| chat["messages"].take());
+    text.lines().map(|line| messages(line).unwrap_or_else(|e| panic!("{file}: {e}"))).collect()
+}
+
+fn guesses(address: &str, chats: &[Value], number: impl Fn(&str, usize) -> usize) {
     let (mut speeds, [guessed, right], faults) =
-        measure::greedy(address, number("--requests", 5), number("--tokens", 96));
+        measure::greedy(address, number("--requests", 5), number("--tokens", 96), chats);
     speeds.sort_by(f64::total_cmp);
     let (least, most) = (speeds.first().copied().unwrap_or(f64::NAN), speeds.last().copied().unwrap_or(f64::NAN));
     let median = speeds.get(speeds.len() / 2).copied().unwrap_or(f64::NAN);

@@ -124,19 +124,33 @@ pub fn beside_a_long_prompt(
     (before, during, long.1 - long.0)
 }
 
-/// Greedy streams, one after the other, of prompts that repeat themselves: what guesses of the next tokens are good for.
-/// The tokens per second of each after its first token, and how many tokens were guessed and how many came true, where
-/// the server says so.
-pub fn greedy(address: &str, requests: usize, tokens: usize) -> (Vec<f64>, [f64; 2], Vec<String>) {
+/// Greedy streams, one after the other: answers to `chats`, as long as the model makes them, or where there are none what
+/// follows prompts that repeat themselves. The tokens per second of each after its first token, and how many tokens were
+/// guessed and how many came true, where the server says so.
+pub fn greedy(
+    address: &str,
+    requests: usize,
+    tokens: usize,
+    chats: &[serde_json::Value],
+) -> (Vec<f64>, [f64; 2], Vec<String>) {
     let counters = || ["guessed_tokens_total", "accepted_guessed_tokens_total"].map(|name| counter(address, name));
     let (before, mut speeds, mut faults) = (counters(), Vec::new(), Vec::new());
     for i in 0..requests {
-        let prompt = [words(24, i), words(24, i), words(8, i)].join(". ");
-        let body = json!({
-            "prompt": prompt, "max_tokens": tokens, "stream": true, "ignore_eos": true, "temperature": 0,
-            "stream_options": {"include_usage": true}
+        let mut body = json!({
+            "max_tokens": tokens, "stream": true, "temperature": 0, "stream_options": {"include_usage": true}
         });
-        match send(address, &post(address, "/v1/completions", &body.to_string()), None) {
+        let path = match chats.get(i % chats.len().max(1)) {
+            Some(messages) => {
+                body["messages"] = messages.clone();
+                "/v1/chat/completions"
+            }
+            None => {
+                body["ignore_eos"] = true.into();
+                body["prompt"] = [words(24, i), words(24, i), words(8, i)].join(". ").into();
+                "/v1/completions"
+            }
+        };
+        match send(address, &post(address, path, &body.to_string()), None) {
             Ok(reply) if reply.status == 200 && !reply.gaps.is_empty() => {
                 let made = reply.tokens.unwrap_or(1 + reply.gaps.len()) - 1;
                 speeds.push(made as f64 / reply.gaps.iter().sum::<Duration>().as_secs_f64());
