@@ -141,7 +141,9 @@ pub fn gemm_splits(args: &RfGemmArgs, units: u32) -> u32 {
     if args.tiles != 0 || tile > 64 {
         return 1;
     }
-    let wanted = units * gemm_blocks(tile).1 / gemm_counters(args).max(1);
+    // Long rows are worth half as many parts again: the sum is a smaller share.
+    let blocks = units * gemm_blocks(tile).1 * if args.columns >= 8192 { 3 } else { 2 } / 2;
+    let wanted = blocks / gemm_counters(args).max(1);
     // The sum of a part takes as long as some hundred columns.
     wanted.clamp(1, (args.columns / 1024).max(1))
 }

@@ -44,6 +44,29 @@ fn left(drawn: &[RowSampling], rows: usize) -> Vec<std::ops::Range<usize>> {
     ranges
 }
 
+/// Floats that are worth a thread that copies them: 4 MiB, of which one thread copies some GB/s and the machine several times that.
+const COPY_OF_THREAD: usize = 1 << 20;
+
+/// Copies floats, many of them with several threads: the logits of 64 sequences are tens of megabytes a step.
+fn copy_wide(to: &mut [f32], from: &[f32]) {
+    let most = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let threads = (from.len() / COPY_OF_THREAD).min(most);
+    if threads < 2 {
+        return to.copy_from_slice(from);
+    }
+    let each = from.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        let mut pieces = to.chunks_mut(each).zip(from.chunks(each));
+        let own = pieces.next();
+        for (to, from) in pieces {
+            scope.spawn(move || to.copy_from_slice(from));
+        }
+        if let Some((to, from)) = own {
+            to.copy_from_slice(from);
+        }
+    });
+}
+
 /// Most rows that are drawn from at once: enough to keep a device busy.
 const ROWS_AT_ONCE: usize = 16;
 
@@ -170,11 +193,11 @@ impl HipExecutable {
                     let mut at = 0;
                     for range in left(&sampling.rows, rows.lead(output.view.lead)) {
                         let part = &own[range.start * width..range.end * width];
-                        to.data[at..at + part.len()].copy_from_slice(part);
+                        copy_wide(&mut to.data[at..at + part.len()], part);
                         at += part.len();
                     }
                 }
-                _ => to.data.copy_from_slice(own),
+                _ => copy_wide(to.data, own),
             }
         }
         if let Some(sampling) = &mut self.sampling {
@@ -200,5 +223,15 @@ mod tests {
         check(&[0, 1, 2], 3, &[]);
         check(&[1], 3, &[0..1, 2..3]);
         check(&[0, 3], 6, &[1..3, 4..6]);
+    }
+
+    #[test]
+    fn many_floats_are_copied_whole() {
+        for n in [0, 5, COPY_OF_THREAD * 3 + 7] {
+            let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; n];
+            copy_wide(&mut to, &from);
+            assert!(to == from, "{n}");
+        }
     }
 }
