@@ -271,9 +271,9 @@ static std::vector<CUdeviceptr> copies_of(const Matrix &m, size_t most) {
 #endif
 
 // Gate and up that end in codes, and products whose norm follows, for one item: what a decoding step is made of.
-static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool pair) {
+static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool pair, bool cached = false) {
     Matrix m = matrix(f, rows, columns);
-    auto copies = copies_of(m, 64);
+    auto copies = copies_of(m, cached ? 1 : 64);
     Activations a = activations(1, columns);
     const uint32_t results = pair ? rows / 2 : rows;
     CUfunction k = function(std::string("gemv_") + f.source, std::string("rf_gemv_") + f.name + (pair ? "_1" : "_norm"));
@@ -287,8 +287,8 @@ static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool p
         launch(k, results / 32, 1, 1, pair ? PAIR_THREADS : 512, args);
     };
     double us = time_us(int(std::max<size_t>(copies.size(), 16)), go), rate = m.bytes / us / 1e3;
-    printf("gemv %-7s %6u x %5u %s: %8.2f us %7.0f GB/s %5.1f %% of copy\n", f.name, rows, columns, pair ? "pairs" : "norm", us, rate,
-           100 * rate / copy_rate);
+    printf("gemv %-7s %6u x %5u %s: %8.2f us %7.0f GB/s %5.1f %% of copy%s\n", f.name, rows, columns, pair ? "pairs" : "norm", us, rate,
+           100 * rate / copy_rate, cached ? ", from the cache" : "");
     for (CUdeviceptr p : copies) {
         cuMemFree(p);
     }
@@ -432,6 +432,9 @@ int main(int argc, char **argv) {
             bench_fused(f, 28672, 4096, true);
             bench_fused(f, 4096, 4096, false);
             bench_fused(f, 4096, 14336, false);
+            bench_fused(f, 4096, 4096, false, true);
+            bench_gemv(f, 6144, 4096, 1);
+            bench_gemv(f, 128256, 4096, 1);
         }
         if (wanted("gemm") || (wanted("gemm-main") && main)) {
             bench_gemm(f, 4096, 4096, {2048});

@@ -174,18 +174,17 @@ RF_FN void rf_gemv_multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, f
     }
 }
 
-// Units of each row that are loaded ahead for one vector; for several, half of the registers hold their sums.
+// Units of each row that are loaded ahead for several vectors.
 template <uint32_t format>
-struct RfGemvAhead {
+struct RfGemvFew {
     // Two of IQ1_M side by side take more scalar registers than gfx90a has, as clang 19 compiles them.
-    static constexpr bool one = sizeof(typename RfFormat<format>::Raw) > 32 || format == RF_IQ1_M;
-    static constexpr uint32_t units = format == RF_Q8_0 || format == RF_Q4_K ? 4 : one ? 1 : 2;
+    static constexpr uint32_t units = sizeof(typename RfFormat<format>::Raw) > 32 || format == RF_IQ1_M ? 1 : 2;
 };
 
-// A few vectors of 8-bit activations.
+// A few vectors of 8-bit activations: half of the registers hold their sums.
 template <uint32_t format, uint32_t vectors>
 RF_FN void rf_gemv(const RfGemvArgs &args) {
-    constexpr uint32_t rows = RF_GEMV_ROWS, in_flight = RfGemvAhead<format>::units > 1 ? 2 : 1;
+    constexpr uint32_t rows = RF_GEMV_ROWS, in_flight = RfGemvFew<format>::units;
     const RfGemvRows<rows> r = rf_gemv_rows<rows, vectors>(args);
     const float squares = rf_gemv_squares(args);
     float sum[rows][vectors];
@@ -193,132 +192,7 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
     rf_gemv_finish<rows, vectors>(args, r, sum, rf_gemv_factor(args, squares));
 }
 
-struct RfGemvShared {
-    float part[32]; // results that share a scale
-};
-
-// Blocks of 32 results of pairs, of which each pass gives one per wave, with a scale of their own.
-constexpr uint32_t RF_GEMV_PASSES = 32 / (RF_GEMV_THREADS / RF_WAVE);
-
-// Lanes of a block that takes 32 rows of a result whose norm follows.
-constexpr uint32_t RF_GEMV_NORM_THREADS = 512;
-
-// One item: weights are loaded ahead of the arithmetic.
-template <uint32_t format>
-struct RfGemvOne {
-    typedef RfFormat<format> F;
-    static constexpr uint32_t rows = RF_GEMV_ROWS;
-    static constexpr uint32_t in_flight = RfGemvAhead<format>::units;
-    static constexpr uint32_t dense = in_flight == 4 ? 2 : sizeof(typename F::Raw) > 32 ? 3 : 4;
-
-    RF_MEMBER void multiply(const RfGemvArgs &args, const RfGemvRows<rows> &r, float (&sum)[rows][1]) {
-        rf_gemv_multiply<format, rows, 1, in_flight>(args, r, sum);
-    }
-
-    // Gate and up, quantised for the next matrix: a block takes the 32 results of one scale.
-    RF_MEMBER void run_pairs(const RfGemvArgs &args, RfGemvShared &shared) {
-        constexpr uint32_t waves = RF_GEMV_THREADS / RF_WAVE;
-        const float squares = rf_gemv_squares(args);
-        float factor = 0.0f;
-        for (uint32_t pass = 0; pass < RF_GEMV_PASSES; pass++) {
-            RfGemvRows<rows> r;
-            r.item = 0;
-            uint32_t row = rf_block_x() * 32 + pass * waves + rf_wave();
-            r.row[0] = r.row[1] = row;
-            r.weight[0] = rf_min(row, args.pair - 1);
-            r.weight[1] = r.weight[0] + args.pair;
-            float sum[rows][1];
-            multiply(args, r, sum);
-            factor = pass == 0 ? rf_gemv_factor(args, squares) : factor;
-            float gate = rf_wave_sum(sum[0][0]) * factor, up = rf_wave_sum(sum[1][0]) * factor;
-            if (args.bias) {
-                gate += rf_ptr<const float>(args.bias)[r.weight[0]];
-                up += rf_ptr<const float>(args.bias)[r.weight[1]];
-            }
-            float y = rf_activation(args.activation, gate, 0.0f, 0.0f) * up;
-            if (rf_lane() == 0) {
-                shared.part[pass * waves + rf_wave()] = y;
-                if (args.out && row < args.pair) {
-                    rf_ptr<float>(args.out)[row] = y;
-                }
-            }
-        }
-        rf_barrier();
-        store_part(args, shared, args.pair, false);
-    }
-
-    // The 32 results in shared memory as codes, by the first wave; with `norm` times their weights, and their squares' sum.
-    RF_MEMBER void store_part(const RfGemvArgs &args, const RfGemvShared &shared, uint32_t results, bool norm) {
-        if (rf_wave() != 0) {
-            return;
-        }
-        const RfRowOut to = {nullptr, rf_ptr<int8_t>(args.next_codes), rf_ptr<RfScale>(args.next_scales), nullptr, nullptr};
-        const uint32_t c = rf_block_x() * 32 + 4 * rf_lane();
-        const bool inside = rf_lane() < 8 && c < results;
-        float y[4] = {}, squares = 0.0f;
-#pragma unroll
-        for (uint32_t i = 0; i < 4; i++) {
-            y[i] = rf_lane() < 8 ? shared.part[4 * rf_lane() + i] : 0.0f;
-            squares = rf_fma(y[i], y[i], squares);
-        }
-        if (norm) {
-            squares = rf_wave_sum<8>(squares);
-            if (rf_lane() == 0) {
-                rf_ptr<float>(args.squares)[rf_block_x()] = squares;
-            }
-            if (args.next_weight && inside) {
-                const rf_f32x4 w = *reinterpret_cast<const rf_f32x4 *>(rf_ptr<const float>(args.next_weight) + c);
-                y[0] *= w.x, y[1] *= w.y, y[2] *= w.z, y[3] *= w.w;
-            }
-        }
-        rf_store_codes(to, c, inside, y);
-    }
-
-    // 32 rows, and the codes of the norm of the whole result but for its factor.
-    RF_MEMBER void run_norm(const RfGemvArgs &args, RfGemvShared &shared) {
-        constexpr uint32_t waves = RF_GEMV_NORM_THREADS / RF_WAVE, passes = 32 / (waves * rows);
-        static_assert(waves * rows * passes == 32, "a block takes the rows of a scale");
-        const float *bias = rf_ptr<const float>(args.bias), *residual = rf_ptr<const float>(args.residual);
-        const float lane_squares = rf_gemv_squares(args);
-        for (uint32_t pass = 0; pass < passes; pass++) {
-            RfGemvRows<rows> r;
-            r.item = 0;
-            const uint32_t within = (pass * waves + rf_wave()) * rows;
-#pragma unroll
-            for (uint32_t i = 0; i < rows; i++) {
-                r.row[i] = rf_block_x() * 32 + within + i;
-                r.weight[i] = r.row[i];
-            }
-            float sum[rows][1];
-            multiply(args, r, sum);
-            const float factor = rf_gemv_factor(args, lane_squares);
-#pragma unroll
-            for (uint32_t i = 0; i < rows; i++) {
-                float y = rf_wave_sum(sum[i][0]) * factor;
-                y = bias ? y + bias[r.row[i]] : y;
-                y = residual ? y + residual[r.row[i]] : y;
-                if (rf_lane() == 0) {
-                    shared.part[within + i] = y;
-                    rf_ptr<float>(args.out)[r.row[i]] = y;
-                }
-            }
-        }
-        rf_barrier();
-        store_part(args, shared, args.rows, true);
-    }
-
-    RF_MEMBER void run(const RfGemvArgs &args, RfGemvShared &shared) {
-        if (args.pair && args.next_codes) {
-            run_pairs(args, shared);
-            return;
-        }
-        RfGemvRows<rows> r = rf_gemv_rows<rows, 1>(args);
-        float sum[rows][1];
-        const float squares = rf_gemv_squares(args);
-        multiply(args, r, sum);
-        rf_gemv_finish<rows, 1>(args, r, sum, rf_gemv_factor(args, squares));
-    }
-};
+#include "gemv_one.h"
 
 #define RF_GEMV(name, format)                                                                                          \
     RF_KERNEL_STREAM(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvOne<format>::dense) {                       \
