@@ -7,7 +7,7 @@ use rocmforge_quant::DType;
 
 use crate::matrix::Matrix;
 use crate::shared::SharedMut;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{AHEAD, Kernel, Simd, prefetch};
 
 /// Rows of a group.
 pub(crate) const ROWS: usize = 16;
@@ -162,6 +162,9 @@ impl Groups<'_, '_> {
         // SAFETY: each column has 16 weights and one element in each row of x.
         unsafe {
             for column in (0..whole).step_by(C) {
+                for line in (0..C * ROWS * BYTES).step_by(64) {
+                    prefetch(weights.wrapping_add(AHEAD + column * ROWS * BYTES + line));
+                }
                 for (c, sums) in sums.iter_mut().enumerate() {
                     add_column::<S, E, V, R>(s, weights.add((column + c) * ROWS * BYTES), x, column + c, sums);
                 }

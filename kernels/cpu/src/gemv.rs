@@ -5,14 +5,12 @@ use std::ops::Range;
 use crate::decode::{F32, ForFormat, Format, Sink, decode_tail, for_format};
 use crate::matrix::{Matrix, other};
 use crate::shared::SharedMut;
-use crate::simd::{Kernel, Simd, prefetch};
+use crate::simd::{AHEAD, Kernel, Simd, prefetch};
 
 /// Activation rows that are multiplied with a decoded weight at a time.
 const GROUP: usize = 4;
 /// Elements of a type without a decoder of our own that are decoded at a time; every block length divides it.
 const CHUNK: usize = 256;
-/// Bytes of weights that are asked for in advance, over the bounds of pages, where processors stop by themselves.
-const AHEAD: usize = 2048;
 
 /// Weight rows `range`, times all of `x`.
 pub(crate) struct Gemv<'a, 'b> {

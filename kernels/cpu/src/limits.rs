@@ -8,12 +8,10 @@ use crate::error::KernelError;
 use crate::int8::{Int8, Kernel8};
 use crate::packed::large_zeros;
 use crate::shared::SharedMut;
-use crate::simd::prefetch;
+use crate::simd::{AHEAD, prefetch};
 
 /// Bytes that are read; more than caches hold.
 const READ: usize = 512 << 20;
-/// Bytes that are asked for in advance.
-const AHEAD: usize = 2048;
 /// Bytes per task.
 const PART: usize = 256 << 10;
 /// Independent sums of products, enough to hide the latency of an instruction.
@@ -37,21 +35,30 @@ struct Multiply;
 impl Kernel8 for Multiply {
     #[inline(always)]
     fn run<S: Int8>(self, s: S) {
-        let mut sums = [s.begin(s.zero()); CHAINS];
-        let mut x = [1u8; 64];
+        let mut sums = [s.zero(); CHAINS];
+        let mut x = Lines([[1; 64]; CHAINS]);
         for _ in 0..TURNS {
+            // Each sum has an x of its own, or compilers multiply once for all where sums are added apart.
+            let x = &black_box(&mut x).0;
             // SAFETY: 64 bytes; no vector has more.
-            let x = unsafe { s.load(black_box(&mut x).as_ptr()) };
-            sums.iter_mut().for_each(|sum| *sum = s.dot(*sum, x, x));
+            let codes = unsafe { s.load(x[0].as_ptr()) };
+            for (sum, x) in sums.iter_mut().zip(x) {
+                // SAFETY: as above.
+                *sum = s.dot(*sum, codes, unsafe { s.load(x.as_ptr()) });
+            }
         }
         let mut out = [0.0; 16];
         for sum in sums {
             // SAFETY: 16 elements; no vector has more.
-            unsafe { s.store(out.as_mut_ptr(), s.to_f32(s.end(s.zero(), sum))) };
+            unsafe { s.store(out.as_mut_ptr(), s.to_f32(s.total(sum))) };
             black_box(&mut out);
         }
     }
 }
+
+/// Vectors at the starts of cache lines.
+#[repr(align(64))]
+struct Lines([[u8; 64]; CHAINS]);
 
 /// Seconds of the fastest of several calls.
 fn fastest(mut call: impl FnMut() -> Result<(), KernelError>) -> Result<f64, KernelError> {

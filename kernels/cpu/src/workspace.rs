@@ -24,15 +24,23 @@ pub(crate) struct Workspace {
     holds: Option<Held>,
 }
 
-/// Rows of activations, rounded to 8 bits.
+/// How activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rounded {
+    /// To 8 bits, with sums times the weights' code of zero, which some have.
+    Bytes { zero: i32 },
+    /// To 16 bits.
+    Halves,
+}
+
+/// Rows of activations, rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The caller's name for them.
     pub(crate) key: u64,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// The weights' code of zero, which some of their sums are multiplied with.
-    pub(crate) zero: i32,
+    pub(crate) rounded: Rounded,
 }
 
 /// What the largest calls of a [`Cpu`](crate::Cpu) will need in scratch memory. [`Needs::include`] joins several.

@@ -65,6 +65,74 @@ fn odd_sizes_of_plain_types() {
     }
 }
 
+/// Products that round both sides to whole numbers: each is off by at most half a step of its block of 64.
+fn check_rounded(dtype: DType, rows: usize, cols: usize, n: usize) {
+    let mut random = Random((rows * 31 + cols * 7 + n) as u64);
+    let (bytes, weights) = random.weights(dtype, rows * cols);
+    let (x, bias) = (random.floats(n * cols), random.floats(rows));
+    let packed = Packed::new(&Pool::new(2).unwrap(), dtype, [1, rows, cols], &bytes).unwrap();
+    for cpu in cpus(3).into_iter().filter(|cpu| Packed::supports(dtype, cpu.isa())) {
+        let (mut cpu, mut out) = (cpu.rounding(true), vec![f32::NAN; n * rows]);
+        cpu.matmul(&packed.matrix(0).unwrap(), &x, Some(&bias), &mut out).unwrap();
+        for (i, found) in out.iter().enumerate() {
+            let (w, x) = (&weights[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]);
+            let (mut exact, mut size, mut bound) = (f64::from(bias[i % rows]), 1.0, 0.0);
+            for (w, x) in w.chunks(64).zip(x.chunks(64)) {
+                let most = |v: &[f32]| f64::from(v.iter().fold(0.0f32, |m, v| m.max(v.abs())));
+                for (w, x) in w.iter().zip(x) {
+                    exact += f64::from(*w) * f64::from(*x);
+                    size += (f64::from(*w) * f64::from(*x)).abs();
+                }
+                let all = |v: &[f32]| v.iter().map(|v| f64::from(v.abs())).sum::<f64>();
+                bound += all(w) * most(x) / 8191.0 / 2.0 + all(x) * most(w) / 4095.0 / 2.0;
+            }
+            let place = format!("{dtype} {rows}x{cols} times {n}, {:?}, {i}", cpu.isa());
+            assert!(
+                (f64::from(*found) - exact).abs() <= 1.001 * bound + 2e-6 * size,
+                "{place}: {found}, exact {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn weights_of_half_precision_may_be_rounded() {
+    for dtype in [DType::F16, DType::BF16] {
+        for (rows, cols, n) in [(1, 1, 17), (33, 65, 19), (16, 64, 22), (50, 130, 34), (100, 515, 25), (70, 1100, 80)] {
+            check_rounded(dtype, rows, cols, n);
+        }
+    }
+}
+
+#[test]
+fn rounding_hides_no_number_that_is_not_finite() {
+    let (rows, cols, n) = (16, 96, 20);
+    for cpu in cpus(2).into_iter().filter(|cpu| Packed::supports(DType::F16, cpu.isa())) {
+        let mut cpu = cpu.rounding(true);
+        let mut product = |weight: u16, number: f32| {
+            let mut bytes: Vec<u8> = 0x3c00u16.to_le_bytes().repeat(rows * cols);
+            bytes[2 * (3 * cols + 5)..][..2].copy_from_slice(&weight.to_le_bytes());
+            let packed = Packed::new(&Pool::new(1).unwrap(), DType::F16, [1, rows, cols], &bytes).unwrap();
+            let (mut x, mut out) = (vec![0.5; n * cols], vec![0.0; n * rows]);
+            x[2 * cols + 70] = number;
+            cpu.matmul(&packed.matrix(0).unwrap(), &x, None, &mut out).unwrap();
+            out
+        };
+        for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let out = product(0x3c00, number);
+            assert!(out.iter().enumerate().all(|(i, y)| y.is_nan() == (i / rows == 2)), "{number}: {out:?}");
+        }
+        for weight in [0x7c00, 0xfc00, 0x7e00] {
+            let out = product(weight, 0.5);
+            assert!(out.iter().enumerate().all(|(i, y)| y.is_nan() == (i % rows == 3)), "{weight:x}: {out:?}");
+        }
+        let (mut out, packed) = (vec![1.0; n * rows], vec![0; 2 * rows * cols]);
+        let packed = Packed::new(&Pool::new(1).unwrap(), DType::F16, [1, rows, cols], &packed).unwrap();
+        cpu.matmul(&packed.matrix(0).unwrap(), &vec![f32::MIN_POSITIVE / 8.0; n * cols], None, &mut out).unwrap();
+        assert!(out.iter().all(|y| *y == 0.0), "{out:?}");
+    }
+}
+
 #[test]
 fn several_panels_deep_and_wide() {
     check(DType::Q8_0, 100, 2304, 30, true);

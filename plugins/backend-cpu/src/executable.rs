@@ -60,7 +60,7 @@ impl CpuExecutable {
         let threads = pool.threads();
         let plan = Plan::new(program, options, threads)?;
         let memory = Memory {
-            cpu: Cpu::new(pool, isa),
+            cpu: Cpu::new(pool, isa).rounding(rounded),
             weights: Weights::new(&plan.program, isa, rounded),
             values: Regions::new(plan.f32_widths),
             indices: Regions::new(plan.index_widths),

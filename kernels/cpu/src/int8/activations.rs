@@ -7,10 +7,12 @@ use super::format::BLOCK;
 use super::simd::Int8;
 
 /// What follows the codes of a block, 4 bytes each per row.
+#[derive(Clone, Copy)]
 pub(crate) enum Numbers {
     /// Scale, f32.
     Scale,
-    /// The sum of the codes, negative, i32; times the weights' code of zero, if that is not 0.
+    /// The sum of the codes, negative, times the weights' code of zero, if that is not 0: an i32, or in [`halves`] two
+    /// i16, the sums of the first two of each quad and of the others, without a carry.
     Sum,
     /// The same of the first 16.
     FirstSum,
@@ -18,6 +20,11 @@ pub(crate) enum Numbers {
     LastSum,
     /// Scale times the negative sum of the codes, f32.
     ScaledSum,
+}
+
+/// Whether sums are in halves of a lane, for this code of zero: where they fit, products begin with them.
+pub(crate) const fn halves<S: Int8>(zero: i32) -> bool {
+    S::PAIRS && zero <= 32
 }
 
 /// Rows of a full tile: with two vectors of weights 12 sums, enough to hide the latency of products.
@@ -82,15 +89,21 @@ pub(crate) fn quantize_tile<S: Int8>(s: S, x: &[f32], cols: usize, zero: i32, ou
                 scale = if largest.is_finite() { 0.0 } else { f32::NAN };
                 codes.fill(0);
             }
-            let [first, last] = sums.map(|sum| -sum);
+            // Both halves, negative.
+            let [first, last] = sums.map(|sum| [-i32::from(sum as i16), -(sum >> 16)]);
+            let all = [first[0] + last[0], first[1] + last[1]];
+            let sum = |[low, high]: [i32; 2]| match halves::<S>(zero) {
+                true => (low * zero) & 0xffff | (high * zero) << 16,
+                false => (low + high) * zero,
+            };
             let mut put = |which, bytes: [u8; 4]| {
                 numbers[place(rows, which, row) - rows * BLOCK..][..4].copy_from_slice(&bytes);
             };
             put(Numbers::Scale, scale.to_ne_bytes());
-            put(Numbers::Sum, ((first + last) * zero).to_ne_bytes());
-            put(Numbers::FirstSum, (first * zero).to_ne_bytes());
-            put(Numbers::LastSum, (last * zero).to_ne_bytes());
-            put(Numbers::ScaledSum, (scale * (first + last) as f32).to_ne_bytes());
+            put(Numbers::Sum, sum(all).to_ne_bytes());
+            put(Numbers::FirstSum, sum(first).to_ne_bytes());
+            put(Numbers::LastSum, sum(last).to_ne_bytes());
+            put(Numbers::ScaledSum, (scale * (all[0] + all[1]) as f32).to_ne_bytes());
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) trait Products {
     /// Whether codes may be 128 or more.
     const WIDE: bool;
-    /// Quads, 1, 2 or 4, of which the largest codes add up to at most 128.
+    /// Quads whose products may be added up in 16 bits; all of a part of a block begin at what is subtracted for zero.
     const TOGETHER: usize;
 }
 
@@ -44,16 +44,28 @@ impl<const TOGETHER: usize> Products for Narrow<TOGETHER> {
     const TOGETHER: usize = TOGETHER;
 }
 
+/// Sums of all quads fit.
+pub(crate) type All = Narrow<8>;
+
+/// Quads, in the order in which they are multiplied.
+pub(crate) type Order = [usize; 8];
+
+pub(crate) const NATURAL: Order = [0, 1, 2, 3, 4, 5, 6, 7];
+/// Those that share vectors come together.
+const HALVES: Order = [0, 4, 1, 5, 2, 6, 3, 7];
+
 /// Codes of a block.
 pub(crate) trait Codes {
     /// Vectors of 64 bytes per block.
     const VECTORS: usize;
     /// Bytes per row that follow them.
     const REST: usize = 0;
-    /// How they are multiplied.
-    type Products: Products;
+    /// The largest code.
+    const MOST: i32;
+    /// The order in which quads are best unpacked.
+    const ORDER: Order = NATURAL;
 
-    /// The codes of quad `quad` of 8.
+    /// The codes of quad `quad` of 8, those of 128 and more in the form of [`Int8::wide`].
     /// # Safety
     /// `block` is the first of the vectors of a block, at the first lane wanted, whose number is `lane`.
     unsafe fn quad<S: Int8>(s: S, block: *const u8, lane: usize, quad: usize) -> S::I;
@@ -68,35 +80,48 @@ pub(crate) const fn code_bytes<C: Codes>() -> usize {
     64 * C::VECTORS + ROWS * C::REST
 }
 
-/// A format: codes, scales, and the code of zero.
-pub(crate) struct Format8<C, K, const ZERO: i32>(PhantomData<(C, K)>);
+/// A format: codes, scales, the code of zero, and how products are added up.
+pub(crate) struct Format8<C, K, const ZERO: i32, M>(PhantomData<(C, K, M)>);
 
 pub(crate) trait Packing {
     type C: Codes;
     type K: Scales;
+    type Products: Products;
     /// Above 0 if and only if there are no minima.
     const ZERO: i32;
 }
 
-impl<C: Codes, K: Scales, const ZERO: i32> Packing for Format8<C, K, ZERO> {
+impl<C: Codes, K: Scales, const ZERO: i32, M: Products> Packing for Format8<C, K, ZERO, M> {
     type C = C;
     type K = K;
+    type Products = M;
     const ZERO: i32 = {
-        assert!((ZERO > 0) != K::MINS);
+        assert!((ZERO > 0) != K::MINS && (C::MOST > 128) == M::WIDE);
+        let quads = 8 / K::PARTS as i32;
+        let all = M::TOGETHER as i32 >= quads;
+        // Two products of 127 for each half of a quad.
+        let (largest, quads) = if all { (larger(C::MOST - ZERO, ZERO), quads) } else { (C::MOST, M::TOGETHER as i32) };
+        assert!(M::WIDE || 2 * 127 * largest * quads <= i16::MAX as i32);
+        // Sums that are not all added up in halves of a lane begin in whole lanes.
+        assert!(M::WIDE || all || ZERO == 0 || ZERO > 32);
         ZERO
     };
+}
+
+const fn larger(a: i32, b: i32) -> i32 {
+    if a > b { a } else { b }
 }
 
 pub(crate) struct Bits8;
 
 impl Codes for Bits8 {
     const VECTORS: usize = 8;
-    type Products = Wide;
+    const MOST: i32 = 255;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         // SAFETY: the caller's contract.
-        unsafe { s.load(block.add(64 * quad)) }
+        unsafe { s.wide(s.load(block.add(64 * quad))) }
     }
     #[inline(always)]
     fn pack(quads: [u32; 8]) -> [u32; 8] {
@@ -133,7 +158,8 @@ pub(crate) struct Bits4;
 
 impl Codes for Bits4 {
     const VECTORS: usize = 4;
-    type Products = Narrow<4>;
+    const MOST: i32 = 15;
+    const ORDER: Order = HALVES;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -150,7 +176,8 @@ pub(crate) struct Bits5;
 
 impl Codes for Bits5 {
     const VECTORS: usize = 5;
-    type Products = Narrow<4>;
+    const MOST: i32 = 31;
+    const ORDER: Order = HALVES;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -175,7 +202,8 @@ pub(crate) struct Bits6;
 
 impl Codes for Bits6 {
     const VECTORS: usize = 6;
-    type Products = Narrow<2>;
+    const MOST: i32 = 63;
+    const ORDER: Order = HALVES;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -198,7 +226,7 @@ pub(crate) struct Bits1;
 
 impl Codes for Bits1 {
     const VECTORS: usize = 1;
-    type Products = Narrow<4>;
+    const MOST: i32 = 2;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -217,7 +245,7 @@ pub(crate) struct Bits2;
 
 impl Codes for Bits2 {
     const VECTORS: usize = 2;
-    type Products = Narrow<4>;
+    const MOST: i32 = 3;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -235,7 +263,7 @@ pub(crate) struct Bits3;
 
 impl Codes for Bits3 {
     const VECTORS: usize = 3;
-    type Products = Narrow<4>;
+    const MOST: i32 = 7;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -265,13 +293,15 @@ pub(crate) struct Iq4;
 
 impl Codes for Iq4 {
     const VECTORS: usize = 4;
-    type Products = Wide;
+    const MOST: i32 = 241;
+    const ORDER: Order = HALVES;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
         const TABLE: [u8; 16] = raised(rocmforge_quant::tables::IQ4_VALUES, 128);
+        const SIGNED: [u8; 16] = raised(rocmforge_quant::tables::IQ4_VALUES, 0);
         // SAFETY: the caller's contract.
-        unsafe { s.lookup(nibble(s, block, quad), &TABLE) }
+        unsafe { s.lookup(nibble(s, block, quad), if S::SIGNED { &SIGNED } else { &TABLE }) }
     }
     #[inline(always)]
     fn pack(quads: [u32; 8]) -> [u32; 8] {
@@ -283,7 +313,8 @@ pub(crate) struct Fp4;
 
 impl Codes for Fp4 {
     const VECTORS: usize = 4;
-    type Products = Narrow<4>;
+    const MOST: i32 = 28;
+    const ORDER: Order = HALVES;
 
     #[inline(always)]
     unsafe fn quad<S: Int8>(s: S, block: *const u8, _: usize, quad: usize) -> S::I {
@@ -307,30 +338,30 @@ pub(crate) trait ForPacking {
 
 pub(crate) fn for_packing<T: ForPacking>(dtype: DType, task: T) -> T::Out {
     match dtype {
-        DType::Q8_0 => task.format::<Format8<Bits8, Half, 128>>(),
-        DType::Q4_0 => task.format::<Format8<Bits4, Half, 8>>(),
-        DType::Q4_1 => task.format::<Format8<Bits4, HalfMin, 0>>(),
-        DType::Q5_0 => task.format::<Format8<Bits5, Half, 16>>(),
-        DType::Q5_1 => task.format::<Format8<Bits5, HalfMin, 0>>(),
-        DType::Q2_K => task.format::<Format8<Bits2, K16Nibbles, 0>>(),
-        DType::Q3_K => task.format::<Format8<Bits3, K16, 4>>(),
-        DType::Q4_K => task.format::<Format8<Bits4, K32Min, 0>>(),
-        DType::Q5_K => task.format::<Format8<Bits5, K32Min, 0>>(),
-        DType::Q6_K => task.format::<Format8<Bits6, K16, 32>>(),
-        DType::IQ4_NL => task.format::<Format8<Iq4, Half, 128>>(),
-        DType::IQ4_XS => task.format::<Format8<Iq4, K32, 128>>(),
-        DType::MXFP4 => task.format::<Format8<Fp4, BHalf, 16>>(),
-        DType::NVFP4 => task.format::<Format8<Fp4, E4m3, 16>>(),
-        DType::TQ2_0 => task.format::<Format8<Bits2, Half256, 1>>(),
-        DType::Q2_0 => task.format::<Format8<Bits2, Half64, 1>>(),
-        DType::Q1_0 => task.format::<Format8<Bits1, Half128, 1>>(),
-        DType::IQ2_XXS => task.format::<Format8<Iq2Xxs, Odd32<-3>, 64>>(),
-        DType::IQ2_XS => task.format::<Format8<Iq2Xs, Odd16<-3>, 64>>(),
-        DType::IQ2_S => task.format::<Format8<Iq2S, Odd16<-3>, 64>>(),
-        DType::IQ3_XXS => task.format::<Format8<Iq3Xxs, Odd32<-2>, 64>>(),
-        DType::IQ3_S => task.format::<Format8<Iq3S, Odd32<0>, 16>>(),
-        DType::IQ1_S => task.format::<Format8<Iq1, Odd32<-3>, 16>>(),
-        DType::IQ1_M => task.format::<Format8<Iq1, Odd16<-3>, 16>>(),
+        DType::Q8_0 => task.format::<Format8<Bits8, Half, 128, Wide>>(),
+        DType::Q4_0 => task.format::<Format8<Bits4, Half, 8, All>>(),
+        DType::Q4_1 => task.format::<Format8<Bits4, HalfMin, 0, All>>(),
+        DType::Q5_0 => task.format::<Format8<Bits5, Half, 16, All>>(),
+        DType::Q5_1 => task.format::<Format8<Bits5, HalfMin, 0, Narrow<4>>>(),
+        DType::Q2_K => task.format::<Format8<Bits2, K16Nibbles, 0, All>>(),
+        DType::Q3_K => task.format::<Format8<Bits3, K16, 4, All>>(),
+        DType::Q4_K => task.format::<Format8<Bits4, K32Min, 0, All>>(),
+        DType::Q5_K => task.format::<Format8<Bits5, K32Min, 0, Narrow<4>>>(),
+        DType::Q6_K => task.format::<Format8<Bits6, K16, 32, All>>(),
+        DType::IQ4_NL => task.format::<Format8<Iq4, Half, 128, Wide>>(),
+        DType::IQ4_XS => task.format::<Format8<Iq4, K32, 128, Wide>>(),
+        DType::MXFP4 => task.format::<Format8<Fp4, BHalf, 16, All>>(),
+        DType::NVFP4 => task.format::<Format8<Fp4, E4m3, 16, All>>(),
+        DType::TQ2_0 => task.format::<Format8<Bits2, Half256, 1, All>>(),
+        DType::Q2_0 => task.format::<Format8<Bits2, Half64, 1, All>>(),
+        DType::Q1_0 => task.format::<Format8<Bits1, Half128, 1, All>>(),
+        DType::IQ2_XXS => task.format::<Format8<Iq2Xxs, Odd32<-3>, 64, Narrow<1>>>(),
+        DType::IQ2_XS => task.format::<Format8<Iq2Xs, Odd16<-3>, 64, Narrow<1>>>(),
+        DType::IQ2_S => task.format::<Format8<Iq2S, Odd16<-3>, 64, Narrow<1>>>(),
+        DType::IQ3_XXS => task.format::<Format8<Iq3Xxs, Odd32<-2>, 64, Narrow<1>>>(),
+        DType::IQ3_S => task.format::<Format8<Iq3S, Odd32<0>, 16, All>>(),
+        DType::IQ1_S => task.format::<Format8<Iq1, Odd32<-3>, 16, All>>(),
+        DType::IQ1_M => task.format::<Format8<Iq1, Odd16<-3>, 16, All>>(),
         _ => task.none(),
     }
 }

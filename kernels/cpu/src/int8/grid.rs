@@ -3,7 +3,7 @@
 
 use rocmforge_quant::tables;
 
-use super::format::{Codes, Narrow};
+use super::format::Codes;
 use super::simd::Int8;
 
 /// Points of IQ1, then the same with the other sign of what is added: 8 times the values, plus 16.
@@ -22,15 +22,15 @@ static IQ1: [[u8; 8]; 4096] = {
     out
 };
 
-/// `quads` per point, bits of a point beyond 8, code of zero if there are signs, how many codes may be added up.
+/// `quads` per point, bits of a point beyond 8, code of zero if there are signs, largest code.
 macro_rules! grids {
-    ($($name:ident $table:path, $quads:literal $high:literal $signs:expr, $together:literal;)*) => {$(
+    ($($name:ident $table:path, $quads:literal $high:literal $signs:expr, $most:literal;)*) => {$(
         pub(crate) struct $name;
 
         impl Codes for $name {
             const VECTORS: usize = 2 / $quads + $signs.is_some() as usize;
             const REST: usize = $high * (8 / $quads) / 8;
-            type Products = Narrow<$together>;
+            const MOST: i32 = $most;
 
             #[inline(always)]
             unsafe fn quad<S: Int8>(s: S, block: *const u8, lane: usize, quad: usize) -> S::I {
@@ -66,10 +66,10 @@ macro_rules! grids {
 }
 
 grids! {
-    Iq2Xxs tables::IQ2_XXS_GRID, 2 0 Some(64), 1;
-    Iq2Xs tables::IQ2_XS_GRID, 2 2 Some(64), 1;
-    Iq2S tables::IQ2_S_GRID, 2 2 Some(64), 1;
-    Iq3Xxs tables::IQ3_XXS_GRID, 1 0 Some(64), 1;
-    Iq3S tables::IQ3_S_GRID, 1 1 Some(16), 4;
-    Iq1 IQ1, 2 4 None::<u8>, 4;
+    Iq2Xxs tables::IQ2_XXS_GRID, 2 0 Some(64), 107;
+    Iq2Xs tables::IQ2_XS_GRID, 2 2 Some(64), 107;
+    Iq2S tables::IQ2_S_GRID, 2 2 Some(64), 107;
+    Iq3Xxs tables::IQ3_XXS_GRID, 1 0 Some(64), 126;
+    Iq3S tables::IQ3_S_GRID, 1 1 Some(16), 31;
+    Iq1 IQ1, 2 4 None::<u8>, 25;
 }

@@ -4,6 +4,8 @@
 mod activations;
 mod format;
 mod grid;
+mod halves;
+mod one_row;
 mod pack;
 mod panel;
 mod product;
@@ -11,6 +13,9 @@ mod scales;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni256;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -24,16 +29,19 @@ use crate::inputs::Inputs;
 use crate::linear::{Linear, TOGETHER, add_columns};
 use crate::matrix::Matrix;
 use crate::shared::SharedMut;
-use crate::workspace::{Held, floats};
+use crate::workspace::{Held, Rounded, floats};
 use activations::{TILE, quantize_tile, row_bytes, tiles};
 pub(crate) use format::ROWS;
 use format::{ForPacking, Packing, for_packing};
+pub(crate) use halves::scratch as half_scratch;
 use pack::{group_bytes, pack_group};
 use product::Product;
 use scales::Scales;
 pub(crate) use simd::{Int8, Kernel8, Token8};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Vnni256, Vnni512};
+pub(crate) use vnni256::Vnni256;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::Vnni512;
 
 /// Bytes of weights per task of a product with few rows.
 pub(crate) const TASK_BYTES: usize = 64 << 10;
@@ -239,8 +247,12 @@ impl Cpu {
         cols: usize,
     ) -> Result<(), KernelError> {
         let (isa, n) = (self.isa, inputs.len() / cols);
-        let wanted = inputs.key().map(|key| Held { key, rows: n, cols, zero });
-        let same = |held: Held| Some(Held { zero: if sums { held.zero } else { zero }, ..held }) == wanted;
+        let wanted = inputs.key().map(|key| Held { key, rows: n, cols, rounded: Rounded::Bytes { zero } });
+        // Without sums it does not matter what they would be multiplied with.
+        let same = |held: Held| match held.rounded {
+            Rounded::Bytes { .. } if !sums => Some(Held { rounded: Rounded::Bytes { zero }, ..held }) == wanted,
+            _ => Some(held) == wanted,
+        };
         if self.workspace.holds().is_some_and(same) {
             return Ok(());
         }

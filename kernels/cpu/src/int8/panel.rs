@@ -4,14 +4,14 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr;
 
-use super::activations::{BLOCK_BYTES, TILE, row_bytes, tiles};
-use super::format::{BLOCK, Codes, ForPacking, Packing, Products, ROWS, code_bytes, for_packing};
+use super::activations::{BLOCK_BYTES, row_bytes, tiles};
+use super::format::{BLOCK, Codes, ForPacking, NATURAL, Order, Packing, Products, ROWS, code_bytes, for_packing};
 use super::pack::{group_bytes, unit_bytes};
 use super::product::{Block, Product, block};
 use super::scales::{Form, Scales};
 use super::simd::{Int8, Kernel8, Token8};
+use super::tiles::{SPARE, Tiles, Unpacked};
 
 /// Columns of a chunk; every unit divides it.
 const DEPTH: usize = 1024;
@@ -21,8 +21,6 @@ const TILES: usize = 96;
 const IN_ORDER: usize = 64;
 /// Bytes of the chunk of a panel: of 32 rows, codes and at most four numbers per block.
 const PANEL: usize = 32 * DEPTH / BLOCK * (BLOCK + 16);
-/// Elements for a tile of results and biases of a panel that is not whole.
-const SPARE: usize = 32 * (TILE + 1);
 
 impl Product<'_, '_> {
     /// Panels `range`, with any number of rows of x; `scratch` is a thread's.
@@ -103,7 +101,7 @@ impl<P: Packing> PanelsOf<'_, '_, P> {
             *ahead = ahead.wrapping_add(group * group_bytes::<P>(cols) + unit * unit_bytes::<P>());
         }
         let ahead = (ahead, unit_bytes::<P>() / P::K::BLOCKS);
-        let format = PhantomData::<(<P::C as Codes>::Products, <P::K as Scales>::Form)>;
+        let format = PhantomData::<Codes8<P::Products, <P::K as Scales>::Form>>;
         s.enter(Tiles { task: self.task, panel, spare, tiles, blocks, column, valid, begin, bias, ahead, format });
     }
 }
@@ -167,145 +165,29 @@ unsafe fn put<S: Int8>(s: S, x: S::F, to: &mut *mut u8, bytes: usize) {
     *to = to.wrapping_add(bytes);
 }
 
-/// A chunk of a panel times rows of x. Formats that are multiplied in the same way share it.
-struct Tiles<'a, 'b, M, F> {
-    task: Product<'a, 'b>,
-    panel: *const u8,
-    /// At least `SPARE` elements.
-    spare: &'a mut [f32],
-    /// Which of those of x.
-    tiles: Range<usize>,
-    /// The blocks of the chunk.
-    blocks: Range<usize>,
-    /// First weight row of the panel, and how many of them exist.
-    column: usize,
-    valid: usize,
-    /// Whether results begin, or are added to what is there.
-    begin: bool,
-    /// What is added at the end, if this is it, for each weight row that exists.
-    bias: Option<&'a [f32]>,
-    /// What to fetch meanwhile, for each vector, and how many bytes per block.
-    ahead: ([*const u8; 2], usize),
-    format: PhantomData<(M, F)>,
-}
+/// Blocks of codes of 8 bits.
+struct Codes8<M, F>(PhantomData<(M, F)>);
 
-impl<M: Products, F: Form> Kernel8 for Tiles<'_, '_, M, F> {
+impl<M: Products, F: Form> Unpacked for Codes8<M, F> {
+    const X_BYTES: usize = BLOCK_BYTES;
+
     #[inline(always)]
-    fn run<S: Int8>(mut self, s: S) {
-        let x_bytes = row_bytes(self.task.cols);
-        for (i, (first, height)) in tiles(self.task.n).enumerate().take(self.tiles.end).skip(self.tiles.start) {
-            let x = &self.task.x[first * x_bytes..(first + height) * x_bytes];
-            let x = &x[self.blocks.start * height * BLOCK_BYTES..self.blocks.end * height * BLOCK_BYTES];
-            let place = (x, first, i == self.tiles.start);
-            // SAFETY: x is that of a tile of this height, and the panel has as many vectors.
-            unsafe {
-                match (S::VECTORS, height) {
-                    (2, 1) => self.tile::<S, 2, 1>(s, place),
-                    (2, 2) => self.tile::<S, 2, 2>(s, place),
-                    (2, 4) => self.tile::<S, 2, 4>(s, place),
-                    (2, 5) => self.tile::<S, 2, 5>(s, place),
-                    (2, _) => self.tile::<S, 2, TILE>(s, place),
-                    (_, 1) => self.tile::<S, 1, 1>(s, place),
-                    (_, 2) => self.tile::<S, 1, 2>(s, place),
-                    (_, 4) => self.tile::<S, 1, 4>(s, place),
-                    (_, 5) => self.tile::<S, 1, 5>(s, place),
-                    (_, _) => self.tile::<S, 1, TILE>(s, place),
-                }
-            }
-        }
+    fn x_row_bytes(cols: usize) -> usize {
+        row_bytes(cols)
     }
-}
-
-impl<M: Products, F: Form> Tiles<'_, '_, M, F> {
-    /// The blocks `x` of a tile whose first row is number `row`; of the first tile it is said, as the weights that come
-    /// next are fetched with it.
-    /// # Safety
-    /// `x` is that of a tile of `R` rows, and the panel has `V` vectors.
     #[inline(always)]
-    unsafe fn tile<S: Int8, const V: usize, const R: usize>(&mut self, s: S, (x, row, first): (&[u8], usize, bool)) {
-        let (width, stride) = (V * S::LANES, self.task.rows);
-        let at = row * stride + self.column;
-        let out = self.task.out.pointer(at..at + (R - 1) * stride + self.valid);
-        let ahead = first.then_some(self.ahead);
-        // SAFETY: these columns of the output belong to the task that has this panel; rows of the spare memory are as
-        // long as a panel is wide; the rest is the caller's contract.
-        unsafe {
-            if self.valid == width {
-                let bias = self.bias.map(|bias| bias.as_ptr());
-                return self.sums::<S, V, R>(s, x, (out, stride), bias, ahead);
-            }
-            let spare = self.spare.as_mut_ptr();
-            if let Some(bias) = self.bias {
-                ptr::copy_nonoverlapping(bias.as_ptr(), spare.add(R * width), self.valid);
-            }
-            for r in 0..R {
-                ptr::copy_nonoverlapping(out.add(r * stride), spare.add(r * width), self.valid);
-            }
-            let bias = self.bias.map(|_| spare.add(R * width).cast_const());
-            self.sums::<S, V, R>(s, x, (spare, width), bias, ahead);
-            for r in 0..R {
-                ptr::copy_nonoverlapping(spare.add(r * width), out.add(r * stride), self.valid);
-            }
-        }
+    fn bytes<S: Int8>() -> usize {
+        block_bytes::<S, F>()
     }
-
-    /// Adds up the blocks `x` of a tile in rows of `out`, of which each begins `stride` after the other. Few
-    /// instructions surround the loop over blocks: while they pass, the units that multiply would run dry.
-    /// # Safety
-    /// As for `tile`; the rows of `out`, and `bias`, are as long as the panel is wide.
     #[inline(always)]
-    unsafe fn sums<S: Int8, const V: usize, const R: usize>(
-        &self,
+    unsafe fn add<S: Int8, const V: usize, const R: usize>(
         s: S,
-        x: &[u8],
-        (out, stride): (*mut f32, usize),
-        bias: Option<*const f32>,
-        ahead: Option<([*const u8; 2], usize)>,
+        panel: *const u8,
+        x: *const u8,
+        sums: &mut [[S::F; R]; V],
     ) {
-        let mut panel = self.panel;
-        let mut sums = [[s.as_f32(s.zero()); R]; V];
         // SAFETY: the caller's contract.
-        unsafe {
-            if !self.begin {
-                for (v, sums) in sums.iter_mut().enumerate() {
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.floats(out.add(r * stride + v * S::LANES));
-                    }
-                }
-            }
-            let mut results = out.wrapping_add(R * stride);
-            for (i, x) in x.chunks_exact(R * BLOCK_BYTES).enumerate() {
-                if let Some((ahead, bytes)) = ahead {
-                    for from in &ahead[..V] {
-                        let from = from.wrapping_add(i * bytes);
-                        for line in (0..bytes).step_by(64) {
-                            s.prefetch(from.wrapping_add(line));
-                        }
-                    }
-                }
-                // Results of the next tiles: their rows lie so far apart that the processor does not foresee them.
-                for v in 0..V {
-                    s.prefetch(results.wrapping_add(v * S::LANES).cast());
-                }
-                results = results.wrapping_add(stride);
-                let unpacked = UnpackedBlock::<F, V>(panel, PhantomData);
-                block::<S, M, F, _, V, R>(s, unpacked, x.as_ptr(), &mut sums);
-                panel = panel.add(block_bytes::<S, F>());
-            }
-            if let Some(bias) = bias {
-                for (v, sums) in sums.iter_mut().enumerate() {
-                    let bias = s.floats(bias.add(v * S::LANES));
-                    for sum in sums {
-                        *sum = s.add(*sum, bias);
-                    }
-                }
-            }
-            for (v, sums) in sums.iter().enumerate() {
-                for (r, sum) in sums.iter().enumerate() {
-                    s.store(out.add(r * stride + v * S::LANES), *sum);
-                }
-            }
-        }
+        unsafe { block::<S, M, F, _, V, R>(s, UnpackedBlock::<F, V>(panel, PhantomData), x, sums) }
     }
 }
 
@@ -322,6 +204,8 @@ impl<F, const V: usize> Clone for UnpackedBlock<F, V> {
 impl<F, const V: usize> Copy for UnpackedBlock<F, V> {}
 
 impl<S: Int8, F: Form, const V: usize> Block<S> for UnpackedBlock<F, V> {
+    const ORDER: Order = NATURAL;
+
     #[inline(always)]
     fn quads(self) -> Option<*const u8> {
         Some(self.0)

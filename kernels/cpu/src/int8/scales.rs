@@ -35,6 +35,15 @@ pub(crate) trait Scales {
     /// # Safety
     /// `p` is readable for the `BYTES` of a unit; `lane` is 0 or, with 8 lanes, 8.
     unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2];
+    /// Whether scales and minima are whole numbers times the factors of `head`.
+    const WHOLE: bool = false;
+    /// Scale and minimum of a part of a block, if they are such numbers.
+    /// # Safety
+    /// As for `get`.
+    #[inline(always)]
+    unsafe fn numbers<S: Int8>(_: S, _: *const u8, _: usize, _: (usize, usize)) -> Option<[S::I; 2]> {
+        None
+    }
     /// Scale and, subtracted, minimum of a part of a block.
     /// # Safety
     /// As for `head`; `block < BLOCKS` and `part < PARTS`.
@@ -114,6 +123,7 @@ impl Scales for K16Nibbles {
     const BYTES: usize = 64 + 16 * ROWS;
     const FACTORS: usize = 2;
     type Form = Parts<2, true>;
+    const WHOLE: bool = true;
 
     #[inline(always)]
     unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2] {
@@ -121,17 +131,26 @@ impl Scales for K16Nibbles {
         unsafe { [s.f16s(p.add(2 * lane)), s.f16s(p.add(32 + 2 * lane))] }
     }
     #[inline(always)]
-    unsafe fn get<S: Int8>(
-        s: S,
-        p: *const u8,
-        lane: usize,
-        head: [S::F; 2],
-        (block, part): (usize, usize),
-    ) -> [S::F; 2] {
+    unsafe fn numbers<S: Int8>(s: S, p: *const u8, lane: usize, (block, part): (usize, usize)) -> Option<[S::I; 2]> {
         // SAFETY: the caller's contract.
         let both = unsafe { s.bytes(p.add(64 + ROWS * (2 * block + part) + lane)) };
-        [s.mul(head[0], s.to_f32(s.and(both, 15))), s.mul(head[1], s.to_f32(s.shr(both, 4)))]
+        Some([s.and(both, 15), s.shr(both, 4)])
     }
+    #[inline(always)]
+    unsafe fn get<S: Int8>(s: S, p: *const u8, lane: usize, head: [S::F; 2], at: (usize, usize)) -> [S::F; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { times::<S, Self>(s, p, lane, head, at) }
+    }
+}
+
+/// [`Scales::get`] of whole numbers.
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn times<S: Int8, K: Scales>(s: S, p: *const u8, lane: usize, head: [S::F; 2], at: (usize, usize)) -> [S::F; 2] {
+    // SAFETY: the caller's contract.
+    let [scale, min] = unsafe { K::numbers(s, p, lane, at) }.unwrap_or([s.zero(); 2]);
+    [s.mul(head[0], s.to_f32(scale)), if K::MINS { s.mul(head[1], s.to_f32(min)) } else { head[1] }]
 }
 
 /// Units of 256: f16 factors per row, then 8-bit numbers per part.
@@ -144,6 +163,7 @@ macro_rules! k_scales {
             const BYTES: usize = Self::FACTORS * (32 + 8 * $parts * ROWS);
             const FACTORS: usize = if $mins { 2 } else { 1 };
             type Form = Parts<$parts, $mins>;
+            const WHOLE: bool = true;
 
             #[inline(always)]
             unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2] {
@@ -154,32 +174,32 @@ macro_rules! k_scales {
                 }
             }
             #[inline(always)]
-            unsafe fn get<S: Int8>(
+            unsafe fn numbers<S: Int8>(
                 s: S,
                 p: *const u8,
                 lane: usize,
-                head: [S::F; 2],
                 (block, part): (usize, usize),
-            ) -> [S::F; 2] {
-                let at = ROWS * (block * $parts + part) + lane;
+            ) -> Option<[S::I; 2]> {
+                let at = 32 * Self::FACTORS + ROWS * (block * $parts + part) + lane;
                 // SAFETY: the caller's contract.
                 unsafe {
-                    if $mins {
-                        let p = p.add(64 + at);
-                        let min = s.u8s(p.add(8 * $parts * ROWS));
-                        return [s.mul(head[0], s.$load(p)), s.mul(head[1], min)];
-                    }
-                    [s.mul(head[0], s.$load(p.add(32 + at))), head[1]]
+                    let min = if $mins { s.bytes(p.add(at + 8 * $parts * ROWS)) } else { s.zero() };
+                    Some([s.$load(p.add(at)), min])
                 }
+            }
+            #[inline(always)]
+            unsafe fn get<S: Int8>(s: S, p: *const u8, lane: usize, head: [S::F; 2], at: (usize, usize)) -> [S::F; 2] {
+                // SAFETY: the caller's contract.
+                unsafe { times::<S, Self>(s, p, lane, head, at) }
             }
         }
     )*};
 }
 
 k_scales! {
-    K32Min 1 u8s true;
-    K32 1 i8s false;
-    K16 2 i8s false;
+    K32Min 1 bytes true;
+    K32 1 signed_bytes false;
+    K16 2 signed_bytes false;
 }
 
 /// Units of 256 with an f16 factor d per row, then, of the parts of blocks, nibbles n that mean `d * 2^EXPONENT * (2n + 1)`.

@@ -5,7 +5,7 @@
 
 use super::format::BLOCK;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Vnni256, Vnni512};
+use super::{vnni256::Vnni256, x86::Vnni512};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
 
@@ -31,6 +31,8 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     const VECTORS: usize;
     /// Whether `dot_wide` takes its codes, less 128, as signed numbers.
     const SIGNED: bool;
+    /// Whether `dot` adds in each half of a lane, 16 bits, of which `total` makes one sum; else in lanes.
+    const PAIRS: bool;
 
     /// Calls a kernel.
     fn enter<K: Kernel8>(self, kernel: K);
@@ -60,38 +62,58 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn signed(self, codes: Self::I, signs: Self::I, quad: usize, zero: u8) -> Self::I;
     /// Entry number `byte` of the table for every byte, all below 16.
     fn lookup(self, bytes: Self::I, table: &[u8; 16]) -> Self::I;
-    /// What `dot` adds to, before `end` adds it to `sum`.
-    fn begin(self, sum: Self::I) -> Self::I;
-    /// Adds, to each lane, the products of its four unsigned bytes with the four signed bytes of x, none -128. From
-    /// `begin` to `end`, the largest codes of a byte add up to at most 128.
-    fn dot(self, begun: Self::I, codes: Self::I, x: Self::I) -> Self::I;
-    /// `sum` and what `dot` has added since `begin(sum)`.
-    fn end(self, sum: Self::I, begun: Self::I) -> Self::I;
-    /// Adds the products of four quads of `R` rows of x to sums that need no `begin`, if there are instructions for all of
-    /// that at once, and says whether there are. A quad lies in `weights` vector after vector.
+    /// Codes of 128 and more as `dot_wide` takes them.
+    fn wide(self, codes: Self::I) -> Self::I;
+    /// Adds, to each lane, the products of its four unsigned bytes with the four signed bytes of x, none -128. With
+    /// `PAIRS` the first two go to the low half and the last two to the high one, without a carry: in between sums may
+    /// leave 16 bits, in the end they must not.
+    fn dot(self, sum: Self::I, codes: Self::I, x: Self::I) -> Self::I;
+    /// The sums of the lanes, from what `dot` has made of them.
+    fn total(self, sum: Self::I) -> Self::I;
+    /// The same times a whole number per lane, of 16 bits.
+    fn scaled(self, sum: Self::I, number: Self::I) -> Self::I;
+    /// Adds the products of four quads of `R` rows of x as `dot` does, with `WIDE` as `dot_wide`, if there are instructions
+    /// for all of that at once, and says whether there are. A quad lies in `weights` vector after vector.
     /// # Safety
     /// `weights` is readable for four quads of `V` vectors, `x` for as many as a tile holds them.
-    #[inline(always)]
-    unsafe fn four_quads<const V: usize, const R: usize>(
+    unsafe fn four_quads<const WIDE: bool, const V: usize, const R: usize>(
         self,
-        _sums: &mut [[Self::I; R]; V],
-        _weights: *const u8,
-        _x: *const u8,
-    ) -> bool {
-        false
-    }
-    /// Adds the same products for any codes, which are lowered by 128 if `SIGNED`, to a sum.
+        sums: &mut [[Self::I; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool;
+    /// Adds, to each lane, the products of its two signed halves with those of x.
+    fn dot_halves(self, sum: Self::I, a: Self::I, x: Self::I) -> Self::I;
+    /// The same of four lanes of x, as `four_quads` does it.
+    /// # Safety
+    /// As there; rows of x are [`halves::X_CODES`](super::halves::X_CODES) apart.
+    unsafe fn four_halves<const V: usize, const R: usize>(
+        self,
+        sums: &mut [[Self::I; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool;
+    /// Numbers rounded to 16 bits, of `a` in the low halves and of `b` in the high ones. What does not fit becomes 0.
+    fn halves(self, a: Self::F, b: Self::F) -> Self::I;
+    /// The larger of `most`, which is not negative, and a magnitude; infinity and then NaN are the largest.
+    fn most(self, most: Self::F, a: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// A number in all lanes.
+    fn all(self, a: f32) -> Self::F;
+    /// Adds the same products for any codes, in the form of `wide`, to sums of whole lanes.
     fn dot_wide(self, sum: Self::I, codes: Self::I, x: Self::I) -> Self::I;
 
     /// The largest magnitude, as the bits of an f32, of which infinity and then NaN are the last.
     fn largest(self, x: &[f32; BLOCK]) -> u32;
     /// Numbers times `inverse`, at most 127 and a rounding error, as signed bytes. Gives the sums of the first and of the
-    /// last 16.
+    /// last 16, in the low half of those of the first two of each quad and in the high one of the others.
     fn round(self, x: &[f32; BLOCK], inverse: f32, codes: &mut [u8; BLOCK]) -> [i32; 2];
 
     fn to_f32(self, a: Self::I) -> Self::F;
     fn as_f32(self, a: Self::I) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Of lanes.
+    fn plus(self, a: Self::I, b: Self::I) -> Self::I;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
@@ -108,19 +130,11 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for `2 * LANES` bytes.
     unsafe fn shorts(self, p: *const u8) -> Self::I;
-    /// Unsigned bytes as numbers.
-    /// # Safety
-    /// `p` is readable for `LANES` bytes.
-    #[inline(always)]
-    unsafe fn u8s(self, p: *const u8) -> Self::F {
-        // SAFETY: the caller's contract.
-        self.to_f32(unsafe { self.bytes(p) })
-    }
     /// Numbers below 128 shifted so that their last bit becomes the third of an f32's mantissa.
     fn to_mantissa(self, a: Self::I) -> Self::I;
     /// # Safety
     /// `p` is readable for `LANES` bytes.
-    unsafe fn i8s(self, p: *const u8) -> Self::F;
+    unsafe fn signed_bytes(self, p: *const u8) -> Self::I;
     fn prefetch(self, p: *const u8);
     /// # Safety
     /// `p` is readable for `LANES` elements.

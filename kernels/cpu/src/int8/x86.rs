@@ -1,4 +1,4 @@
-//! AVX2 without and with VNNI, and AVX-512 with VNNI.
+//! AVX2, and AVX-512 with VNNI.
 
 use std::arch::x86_64::*;
 
@@ -17,21 +17,6 @@ impl Vnni512 {
     }
 }
 
-/// AVX2 with VNNI.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Vnni256(Avx2);
-
-impl Vnni256 {
-    pub(crate) fn detect() -> Option<Vnni256> {
-        Avx2::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(Vnni256)
-    }
-
-    /// The instructions for floats.
-    pub(crate) fn avx2(self) -> Avx2 {
-        self.0
-    }
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 #[inline(never)]
 fn run512<K: Kernel8>(token: Vnni512, kernel: K) {
@@ -44,13 +29,7 @@ fn run256<K: Kernel8>(token: Avx2, kernel: K) {
     kernel.run(token);
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-#[inline(never)]
-fn run_vnni256<K: Kernel8>(token: Vnni256, kernel: K) {
-    kernel.run(token);
-}
-
-/// Stores signed bytes, none -128. Gives the sums of the first and of the last 16.
+/// Stores signed bytes, none -128. Gives the sums of the first and of the last 16, as [`Int8::round`] does.
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
@@ -59,9 +38,8 @@ unsafe fn rounded(bytes: __m256i, to: &mut [u8; BLOCK]) -> [i32; 2] {
     unsafe {
         _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-        let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        let sums = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b01_00_11_10>(quads));
-        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+        let sums = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b01_00_11_10>(pairs));
+        let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
         let first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
         [first, _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(sums))]
     }
@@ -87,25 +65,7 @@ macro_rules! forward {
     };
 }
 
-/// What is the same without VNNI.
-macro_rules! as_avx2 {
-    ($($(#[$unsafe:ident])? fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {$(
-        as_avx2!(@one $($unsafe)? fn $name($($arg: $ty),*) -> $out);
-    )*};
-    (@one pointer fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {
-        #[inline(always)]
-        unsafe fn $name(self, $($arg: $ty),*) -> $out {
-            // SAFETY: the caller's contract is the same.
-            unsafe { self.0.$name($($arg),*) }
-        }
-    };
-    (@one fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty) => {
-        #[inline(always)]
-        fn $name(self, $($arg: $ty),*) -> $out {
-            self.0.$name($($arg),*)
-        }
-    };
-}
+pub(super) use forward;
 
 impl Int8 for Vnni512 {
     type I = __m512i;
@@ -113,40 +73,41 @@ impl Int8 for Vnni512 {
     const LANES: usize = 16;
     const VECTORS: usize = 2;
     const SIGNED: bool = false;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     fn enter<K: Kernel8>(self, kernel: K) {
         // SAFETY: the token proves the instruction set.
         unsafe { run512(self, kernel) }
     }
+
     #[inline(always)]
-    fn begin(self, sum: __m512i) -> __m512i {
-        sum
+    fn wide(self, codes: __m512i) -> __m512i {
+        codes
     }
     #[inline(always)]
-    fn end(self, _: __m512i, begun: __m512i) -> __m512i {
-        begun
+    fn total(self, sum: __m512i) -> __m512i {
+        sum
     }
 
     #[inline(always)]
-    unsafe fn four_quads<const V: usize, const R: usize>(
+    unsafe fn four_quads<const WIDE: bool, const V: usize, const R: usize>(
         self,
         sums: &mut [[__m512i; R]; V],
         weights: *const u8,
         x: *const u8,
     ) -> bool {
-        let sums = std::ptr::from_mut(sums);
-        // SAFETY: the token proves the instruction set, the pointers are the caller's contract, and in each case the
-        // types are the same.
-        unsafe {
-            match (V, R) {
-                (2, 6) => tile::of_six_rows(&mut *sums.cast(), weights, x),
-                (2, 5) => tile::of_five_rows(&mut *sums.cast(), weights, x),
-                (2, 4) => tile::of_four_rows(&mut *sums.cast(), weights, x),
-                _ => return false,
-            }
-        }
-        true
+        tile::call!(sums, weights, x, (V, R) { 2 vnni512_2 4 vnni512_4 5 vnni512_5 6 vnni512_6 })
+    }
+
+    #[inline(always)]
+    unsafe fn four_halves<const V: usize, const R: usize>(
+        self,
+        sums: &mut [[__m512i; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool {
+        tile::call!(sums, weights, x, (V, R) { 2 words512_2 4 words512_4 5 words512_5 6 words512_6 })
     }
 
     #[inline(always)]
@@ -172,7 +133,20 @@ impl Int8 for Vnni512 {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
         fn dot(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
+        fn scaled(sum: __m512i, number: __m512i) -> __m512i = _mm512_mullo_epi32(sum, number);
+        fn plus(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn dot_wide(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
+        fn dot_halves(sum: __m512i, a: __m512i, x: __m512i) -> __m512i = _mm512_dpwssd_epi32(sum, a, x);
+        fn halves(a: __m512, b: __m512) -> __m512i = {
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(b));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(a), high)
+        };
+        fn most(most: __m512, a: __m512) -> __m512 = {
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(i32::MAX));
+            _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(most), magnitude))
+        };
+        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn all(a: f32) -> __m512 = _mm512_set1_ps(a);
         fn largest(x: &[f32; BLOCK]) -> u32 = {
             let (a, b) = (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_loadu_si512(x[16..].as_ptr().cast()));
             let mask = _mm512_set1_epi32(i32::MAX);
@@ -202,9 +176,7 @@ impl Int8 for Vnni512 {
             _mm512_mask_sub_epi8(_mm512_add_epi8(zero, codes), negative, zero, codes)
         };
         fn to_mantissa(a: __m512i) -> __m512i = _mm512_slli_epi32(a, 20);
-        #[pointer] fn i8s(p: *const u8) -> __m512 = {
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
-        };
+        #[pointer] fn signed_bytes(p: *const u8) -> __m512i = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
         fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(p.cast());
         #[pointer] fn floats(p: *const f32) -> __m512 = _mm512_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m512) -> () = _mm512_storeu_ps(p, a);
@@ -215,15 +187,39 @@ impl Int8 for Avx2 {
     type I = __m256i;
     type F = __m256;
     const LANES: usize = 8;
-    const VECTORS: usize = 1;
+    const VECTORS: usize = 2;
     // Two products of an unsigned byte above 128 do not fit the 16 bits in which the instruction adds them.
     const SIGNED: bool = true;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     fn enter<K: Kernel8>(self, kernel: K) {
         // SAFETY: the token proves the instruction set.
         unsafe { run256(self, kernel) }
     }
+    #[inline(always)]
+    unsafe fn four_quads<const WIDE: bool, const V: usize, const R: usize>(
+        self,
+        sums: &mut [[__m256i; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool {
+        if WIDE {
+            return tile::call!(sums, weights, x, (V, R) { 2 signed_2 3 signed_3 4 signed_4 });
+        }
+        tile::call!(sums, weights, x, (V, R) { 2 pairs_2 4 pairs_4 5 pairs_5 6 pairs_6 })
+    }
+
+    #[inline(always)]
+    unsafe fn four_halves<const V: usize, const R: usize>(
+        self,
+        sums: &mut [[__m256i; R]; V],
+        weights: *const u8,
+        x: *const u8,
+    ) -> bool {
+        tile::call!(sums, weights, x, (V, R) { 2 words_2 4 words_4 5 words_5 6 words_6 })
+    }
+
     #[inline(always)]
     unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m256i) -> __m256i {
         // SAFETY: the token proves the instruction set; the pointer is the caller's contract.
@@ -246,20 +242,37 @@ impl Int8 for Avx2 {
         fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i = {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
-        fn begin(_sum: __m256i) -> __m256i = _mm256_setzero_si256();
-        // In 16 bits: two products of 127 per unit of the codes' sum of 128 just fit.
-        fn dot(begun: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
-            _mm256_add_epi16(begun, _mm256_maddubs_epi16(codes, x))
+        fn wide(codes: __m256i) -> __m256i = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+        fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
+            _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x))
         };
-        fn end(sum: __m256i, begun: __m256i) -> __m256i = {
-            _mm256_add_epi32(sum, _mm256_madd_epi16(begun, _mm256_set1_epi16(1)))
+        fn total(sum: __m256i) -> __m256i = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+        fn scaled(sum: __m256i, number: __m256i) -> __m256i = {
+            let halves = _mm256_setr_epi8(
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
+            );
+            _mm256_madd_epi16(sum, _mm256_shuffle_epi8(number, halves))
         };
+        fn plus(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
-            let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
             // 128 * 127 twice still fits.
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
+        fn dot_halves(sum: __m256i, a: __m256i, x: __m256i) -> __m256i = {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(a, x))
+        };
+        fn halves(a: __m256, b: __m256) -> __m256i = {
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b));
+            _mm256_blend_epi16::<0b1010_1010>(_mm256_cvtps_epi32(a), high)
+        };
+        fn most(most: __m256, a: __m256) -> __m256 = {
+            let magnitude = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(i32::MAX));
+            _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(most), magnitude))
+        };
+        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn all(a: f32) -> __m256 = _mm256_set1_ps(a);
         fn largest(x: &[f32; BLOCK]) -> u32 = {
             let mut most = _mm256_setzero_si256();
             for x in x.as_chunks::<8>().0 {
@@ -298,72 +311,9 @@ impl Int8 for Avx2 {
             _mm256_add_epi8(codes, _mm256_set1_epi8(zero as i8))
         };
         fn to_mantissa(a: __m256i) -> __m256i = _mm256_slli_epi32(a, 20);
-        #[pointer] fn i8s(p: *const u8) -> __m256 = {
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
-        };
+        #[pointer] fn signed_bytes(p: *const u8) -> __m256i = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
         fn prefetch(p: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(p.cast());
         #[pointer] fn floats(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
         #[pointer] fn store(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a);
-    }
-}
-
-impl Int8 for Vnni256 {
-    type I = __m256i;
-    type F = __m256;
-    const LANES: usize = 8;
-    const VECTORS: usize = 1;
-    const SIGNED: bool = false;
-
-    #[inline(always)]
-    fn enter<K: Kernel8>(self, kernel: K) {
-        // SAFETY: the token proves the instruction set.
-        unsafe { run_vnni256(self, kernel) }
-    }
-    #[inline(always)]
-    fn begin(self, sum: __m256i) -> __m256i {
-        sum
-    }
-    #[inline(always)]
-    fn end(self, _: __m256i, begun: __m256i) -> __m256i {
-        begun
-    }
-
-    #[inline(always)]
-    unsafe fn gather<const SCALE: i32>(self, table: *const u8, index: __m256i) -> __m256i {
-        // SAFETY: the caller's contract is the same.
-        unsafe { self.0.gather::<SCALE>(table, index) }
-    }
-
-    forward! {
-        fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
-        fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
-    }
-    as_avx2! {
-        #[pointer] fn load(p: *const u8) -> __m256i;
-        #[pointer] fn splat(p: *const u8) -> __m256i;
-        fn zero() -> __m256i;
-        fn and(a: __m256i, mask: u8) -> __m256i;
-        fn or(a: __m256i, b: __m256i) -> __m256i;
-        fn shl(a: __m256i, bits: i32) -> __m256i;
-        fn shr(a: __m256i, bits: i32) -> __m256i;
-        fn lookup(bytes: __m256i, table: &[u8; 16]) -> __m256i;
-        fn largest(x: &[f32; BLOCK]) -> u32;
-        fn round(x: &[f32; BLOCK], inverse: f32, to: &mut [u8; BLOCK]) -> [i32; 2];
-        fn to_f32(a: __m256i) -> __m256;
-        fn as_f32(a: __m256i) -> __m256;
-        fn add(a: __m256, b: __m256) -> __m256;
-        fn mul(a: __m256, b: __m256) -> __m256;
-        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256;
-        #[pointer] fn f16s(p: *const u8) -> __m256;
-        #[pointer] fn bf16s(p: *const u8) -> __m256;
-        #[pointer] fn bytes(p: *const u8) -> __m256i;
-        #[pointer] fn shorts(p: *const u8) -> __m256i;
-        fn bits(a: __m256i, from: usize, count: usize, to: usize) -> __m256i;
-        fn signed(codes: __m256i, signs: __m256i, quad: usize, zero: u8) -> __m256i;
-        fn to_mantissa(a: __m256i) -> __m256i;
-        #[pointer] fn i8s(p: *const u8) -> __m256;
-        fn prefetch(p: *const u8) -> ();
-        #[pointer] fn floats(p: *const f32) -> __m256;
-        #[pointer] fn store(p: *mut f32, a: __m256) -> ();
     }
 }

@@ -10,6 +10,10 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 pub(crate) mod scalar;
 
+/// Bytes of a stream of weights that are asked for in advance. By measurement: with 2048 one core of an AMD Zen 4 reads half
+/// as fast as with none or with 6144, two read a fifth less.
+pub(crate) const AHEAD: usize = 6144;
+
 /// Asks for the cache line of an address, which may be any, to be brought to the second-level cache: of the first, whose
 /// few open requests are what limits one core, processors take care themselves.
 #[inline(always)]
