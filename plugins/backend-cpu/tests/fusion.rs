@@ -80,7 +80,7 @@ fn random_programs_of_layers_and_additions() {
             }
             b.output("last", *values.last().unwrap());
         });
-        check(r#"{"threads": 2}"#, &p, &steps(&p), 1e-4);
+        check(r#"{"threads": 2, "activations": "f32"}"#, &p, &steps(&p), 1e-4);
     }
 }
 
