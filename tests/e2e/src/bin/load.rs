@@ -124,11 +124,18 @@ fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
     );
 }
 
-/// The conversations of a file.
+/// Chats of a file.
 fn chats(file: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
-    let messages = |line: &str| serde_json::from_str::<Value>(line).map(|mut chat| chat["messages"].take());
-    text.lines().map(|line| messages(line).unwrap_or_else(|e| panic!("{file}: {e}"))).collect()
+    let fail = |why: String| -> ! {
+        eprintln!("{file}: {why}");
+        std::process::exit(2)
+    };
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| fail(e.to_string()));
+    let messages = |(i, line): (usize, &str)| match serde_json::from_str::<Value>(line) {
+        Ok(chat) if chat["messages"].is_array() => chat["messages"].clone(),
+        _ => fail(format!("line {}: expected `messages`", i + 1)),
+    };
+    text.lines().enumerate().map(messages).collect()
 }
 
 fn guesses(address: &str, chats: &[Value], number: impl Fn(&str, usize) -> usize) {
