@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ask a served model the held-out prompts and compare the answers with those that `make_corpus.py` gives them.
 
-usage: evaluate.py [--host target/release/rocmforge-host] [--model tests/models/llama-demo-Q8_0.gguf] [--url URL]
+usage: evaluate.py [--host target/release/rocmforge-host] [--model tests/models/llama-demo-Q4_K_M.gguf] [--url URL]
                    [--parallel 8] [--at-least 98.7]
 
 Starts the host on a free port unless --url names a running server. Prints one line per task and a last line
@@ -72,7 +72,7 @@ def held_out_prompts():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default=os.path.join(ROOT, "target/release/rocmforge-host"))
-    parser.add_argument("--model", default=os.path.join(HERE, "llama-demo-Q8_0.gguf"))
+    parser.add_argument("--model", default=os.path.join(HERE, "llama-demo-Q4_K_M.gguf"))
     parser.add_argument("--url")
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--at-least", type=float, default=98.7)

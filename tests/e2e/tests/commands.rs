@@ -13,7 +13,7 @@ fn text(path: &Path) -> &str {
 }
 
 fn demo() -> PathBuf {
-    repository().join("tests/models/llama-demo-Q8_0.gguf")
+    repository().join("tests/models/llama-demo-Q4_K_M.gguf")
 }
 
 /// Runs the host; it must fail, with one line on standard error that has all the parts.

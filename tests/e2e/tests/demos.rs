@@ -47,7 +47,7 @@ fn check(file: &str, architecture: &str) {
 
 #[test]
 fn the_llama_demo_answers() {
-    check("llama-demo-Q8_0.gguf", "llama");
+    check("llama-demo-Q4_K_M.gguf", "llama");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const QUESTIONS: [&str; 8] = [
 ];
 
 fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/llama-demo-Q8_0.gguf")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/llama-demo-Q4_K_M.gguf")
 }
 
 /// With exact activations: where four digits are within 0.03 of each other, as after a question that the model makes up

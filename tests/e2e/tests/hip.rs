@@ -153,12 +153,12 @@ fn a_server_on_the_stand_in_answers_through_http() {
     }
     let temporary = tempfile::tempdir().expect("a folder");
     let config = config(temporary.path(), "").display().to_string();
-    let model = repository().join("tests/models/llama-demo-Q8_0.gguf").display().to_string();
+    let model = repository().join("tests/models/llama-demo-Q4_K_M.gguf").display().to_string();
     let stand_in = StandIn::new(32);
     let prepare = |command: &mut Command| stand_in.apply(command);
     let more = ["--model", &model, "--no-fallback", "--context-length", "64"];
     let server = Server::start_prepared(&["--config", &config], &more, &[], prepare);
-    let body = r#"{"model":"llama-demo-Q8_0","prompt":"What","max_tokens":3,"temperature":0,"stream":true}"#;
+    let body = r#"{"model":"llama-demo-Q4_K_M","prompt":"What","max_tokens":3,"temperature":0,"stream":true}"#;
     let (status, body) = server.post("/v1/completions", body);
     assert_eq!(status, 200, "{body}");
     assert!(body.matches("data: ").count() >= 3 && body.contains("[DONE]"), "{body}");

@@ -9,7 +9,7 @@ fn server(name: &str, memory_mib: u32) -> Server {
     let plugins = ["backend-cpu", "arch-llama", "arch-qwen2", "arch-gemma"];
     let mut text: String = plugins.map(|p| format!("[[plugins]]\nname = \"{p}\"\n")).concat();
     for (id, file) in
-        [("llama", "llama-demo-Q8_0.gguf"), ("qwen2", "qwen2-demo-Q4_K_M.gguf"), ("gemma", "gemma-demo-Q4_K_M.gguf")]
+        [("llama", "llama-demo-Q4_K_M.gguf"), ("qwen2", "qwen2-demo-Q4_K_M.gguf"), ("gemma", "gemma-demo-Q4_K_M.gguf")]
     {
         let file = models.join(file);
         text += &format!("[models.{id}]\npath = {:?}\nload = \"use\"\n", file.display().to_string());

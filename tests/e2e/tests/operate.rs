@@ -60,7 +60,7 @@ fn keys_that_cannot_be_used_keep_the_server_from_starting() {
 #[test]
 fn the_server_tokenizes_as_the_command_does() {
     let server = shipped(&[]);
-    let model = repository().join("tests/models/llama-demo-Q8_0.gguf");
+    let model = repository().join("tests/models/llama-demo-Q4_K_M.gguf");
     let model = model.to_str().expect("a path in UTF-8");
     for text in ["What is 14 + 74?", "é ñ 日本", "  two  spaces\n", ""] {
         let output = run(&["tokenize", "--model", model, "--no-bos"], text);

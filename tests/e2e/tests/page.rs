@@ -16,7 +16,7 @@ fn server(folder: &Path) -> Server {
         let path = models.join(name);
         format!("path = '{}'\nload = \"{load}\"\n", path.display())
     };
-    let (first, second) = (model("llama-demo-Q8_0.gguf", "start"), model("qwen2-demo-Q4_K_M.gguf", "use"));
+    let (first, second) = (model("llama-demo-Q4_K_M.gguf", "start"), model("qwen2-demo-Q4_K_M.gguf", "use"));
     let config = folder.join("plugins.toml");
     std::fs::write(&config, format!("[models.llama]\n{first}[models.qwen]\n{second}")).expect("a folder for files");
     Server::start(&["--config", config.to_str().expect("a path in UTF-8")], &[])

@@ -118,7 +118,7 @@ pub fn run(server: &Server, plan: &Plan) -> Report {
 /// Serves the demo model with a KV cache so small that all of it is soon in use: pages that were never written take no
 /// memory, and would look like a leak when they are.
 pub fn serve_demo() -> Server {
-    let model = repository().join("tests/models/llama-demo-Q8_0.gguf");
+    let model = repository().join("tests/models/llama-demo-Q4_K_M.gguf");
     let config = std::env::temp_dir().join(format!("rocmforge-load-{}.toml", std::process::id()));
     std::fs::write(&config, "[scheduler]\nkv_cache_mib = 4\n").expect("a folder for temporary files");
     let (config, model) = (config.to_string_lossy().into_owned(), model.to_string_lossy().into_owned());
