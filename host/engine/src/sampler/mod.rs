@@ -51,7 +51,7 @@ pub struct Sampler {
     banned: Vec<u32>,
     // Kept, as memory that is new costs more than what is done in it.
     scratch: Vec<select::Candidate>,
-    items: Vec<run::Ranked>,
+    items: Vec<run::Item>,
     sums: Vec<f64>,
 }
 

@@ -12,53 +12,67 @@ const BUCKETS: usize = 4096;
 /// So many items are sorted at once.
 const FEW: usize = 256;
 
-/// What has a place in an order, and a weight.
-pub(super) trait Item: Copy {
-    /// Never falls from one item to the next in the order. Finite.
-    fn key(&self) -> f64;
-    fn weight(&self) -> f64;
-    fn order(&self, other: &Self) -> Ordering;
-}
-
-/// A token in the order of rank.
+/// A token with its logit and its weight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ranked {
+pub(super) struct Item {
     pub token: u32,
     pub logit: f32,
     pub weight: f32,
 }
 
-impl Item for Ranked {
-    fn key(&self) -> f64 {
-        -f64::from(self.logit)
+/// An order of items.
+pub(super) trait Sequence: Copy {
+    /// Never falls from one item to the next. Finite.
+    fn key(self, item: &Item) -> f64;
+    fn order(self, a: &Item, b: &Item) -> Ordering;
+}
+
+/// Larger logits first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByRank;
+
+impl Sequence for ByRank {
+    fn key(self, item: &Item) -> f64 {
+        -f64::from(item.logit)
     }
 
-    fn weight(&self) -> f64 {
-        f64::from(self.weight)
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        by_rank(&(self.token, self.logit), &(other.token, other.logit))
+    fn order(self, a: &Item, b: &Item) -> Ordering {
+        by_rank(&(a.token, a.logit), &(b.token, b.logit))
     }
 }
 
-/// The last item of the shortest run for which `reached` holds of its weight. None if it holds of no run.
-pub(super) fn last<T: Item>(items: &[T], reached: impl Fn(f64) -> bool) -> Option<T> {
+/// Logits that are nearer to this one first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ByDistance(pub f64);
+
+impl Sequence for ByDistance {
+    fn key(self, item: &Item) -> f64 {
+        (f64::from(item.logit) - self.0).abs()
+    }
+
+    fn order(self, a: &Item, b: &Item) -> Ordering {
+        self.key(a).total_cmp(&self.key(b)).then_with(|| ByRank.order(a, b))
+    }
+}
+
+/// The last item of the shortest run, in this sequence, for which `reached` holds of its weight. None if it holds of no run.
+pub(super) fn last(items: &[Item], sequence: impl Sequence, reached: impl Fn(f64) -> bool) -> Option<Item> {
     let (mut before, mut inner) = (0.0, Vec::new());
     let mut all = items;
     let mut sums = vec![0f64; BUCKETS];
     loop {
-        let (least, most) = ends(all);
+        let (least, most) = ends(all, sequence);
         if all.len() <= FEW || least >= most {
-            let passing = last_of_few(all, before, &reached);
+            let passing = last_of_few(all, sequence, before, &reached);
             // Rounding can leave a hair between the weight of a bucket and the weights within it.
-            return passing.or_else(|| inner.iter().copied().filter(|item: &T| item.weight() > 0.0).max_by(T::order));
+            let weighty = || inner.iter().copied().filter(|item: &Item| item.weight > 0.0);
+            return passing.or_else(|| weighty().max_by(|a, b| sequence.order(a, b)));
         }
         // The first item is in the first bucket and the last one in the last, so every round leaves fewer items.
         let scale = BUCKETS as f64 / (most - least);
-        let bucket = |item: &T| (((item.key() - least) * scale) as usize).min(BUCKETS - 1);
+        let bucket = |item: &Item| (((sequence.key(item) - least) * scale) as usize).min(BUCKETS - 1);
         sums.fill(0.0);
-        all.iter().for_each(|item| sums[bucket(item)] += item.weight());
+        all.iter().for_each(|item| sums[bucket(item)] += f64::from(item.weight));
         let mut sum = before;
         let passing = sums.iter().position(|weight| {
             before = sum;
@@ -70,18 +84,18 @@ pub(super) fn last<T: Item>(items: &[T], reached: impl Fn(f64) -> bool) -> Optio
             None => sums.iter().rposition(|&weight| weight > 0.0).unwrap_or(BUCKETS - 1),
             Some(passing) => passing,
         };
-        inner = all.iter().copied().filter(|item| bucket(item) == passing).collect::<Vec<T>>();
+        inner = all.iter().copied().filter(|item| bucket(item) == passing).collect::<Vec<Item>>();
         all = &inner;
     }
 }
 
 /// The least and the greatest key.
-fn ends<T: Item>(items: &[T]) -> (f64, f64) {
+fn ends(items: &[Item], sequence: impl Sequence) -> (f64, f64) {
     // In lanes, none of which waits for the one before.
     let mut lanes = [(f64::INFINITY, f64::NEG_INFINITY); 4];
     for part in items.chunks(lanes.len()) {
         for ((least, most), item) in lanes.iter_mut().zip(part) {
-            let key = item.key();
+            let key = sequence.key(item);
             *least = if key < *least { key } else { *least };
             *most = if key > *most { key } else { *most };
         }
@@ -89,12 +103,12 @@ fn ends<T: Item>(items: &[T]) -> (f64, f64) {
     lanes.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
-fn last_of_few<T: Item>(items: &[T], before: f64, reached: impl Fn(f64) -> bool) -> Option<T> {
+fn last_of_few(items: &[Item], sequence: impl Sequence, before: f64, reached: impl Fn(f64) -> bool) -> Option<Item> {
     let mut items = items.to_vec();
-    items.sort_unstable_by(T::order);
+    items.sort_unstable_by(|a, b| sequence.order(a, b));
     let mut sum = before;
     items.into_iter().find(|item| {
-        sum += item.weight();
+        sum += f64::from(item.weight);
         reached(sum)
     })
 }
@@ -106,31 +120,36 @@ mod tests {
     use super::*;
 
     /// Few different logits, so that many are equal; weights that add up without rounding.
-    fn items() -> impl Strategy<Value = Vec<Ranked>> {
+    fn items() -> impl Strategy<Value = Vec<Item>> {
         let item = (prop_oneof![-3i32..3, -2000i32..2000, Just(i32::MIN)], 0u8..4);
         prop::collection::vec(item, 1..2000).prop_map(|items| {
-            let item =
-                |(token, (logit, weight))| Ranked { token, logit: logit as f32 / 8.0, weight: f32::from(weight) };
+            let item = |(token, (logit, weight))| Item { token, logit: logit as f32 / 8.0, weight: f32::from(weight) };
             (0u32..).zip(items).map(item).collect()
         })
     }
 
     proptest! {
         #[test]
-        fn the_last_item_is_that_of_the_sorted_run(items in items(), share in 0.0f64..1.1) {
-            let total: f64 = items.iter().map(Item::weight).sum();
-            let target = (share * total).floor();
-            let mut sorted = items.clone();
-            sorted.sort_by(Item::order);
-            for strict in [false, true] {
-                let reached = |sum: f64| if strict { sum > target } else { sum >= target };
-                let mut sum = 0.0;
-                let expected = sorted.iter().find(|item| {
-                    sum += item.weight();
-                    reached(sum)
-                });
-                prop_assert_eq!(last(&items, reached).map(|i| i.token), expected.map(|i| i.token));
-            }
+        fn the_last_item_is_that_of_the_sorted_run(items in items(), share in 0.0f64..1.1, centre in -300.0f64..300.0) {
+            check(&items, ByRank, share);
+            check(&items, ByDistance(centre), share);
+            check(&items, ByDistance(f64::from(items[0].logit)), share);
+        }
+    }
+
+    fn check(items: &[Item], sequence: impl Sequence, share: f64) {
+        let total: f64 = items.iter().map(|item| f64::from(item.weight)).sum();
+        let target = (share * total).floor();
+        let mut sorted = items.to_vec();
+        sorted.sort_by(|a, b| sequence.order(a, b));
+        for strict in [false, true] {
+            let reached = |sum: f64| if strict { sum > target } else { sum >= target };
+            let mut sum = 0.0;
+            let expected = sorted.iter().find(|item| {
+                sum += f64::from(item.weight);
+                reached(sum)
+            });
+            assert_eq!(last(items, sequence, reached).map(|i| i.token), expected.map(|i| i.token));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::run::{self, Item, Ranked};
+use super::run::{self, ByDistance, ByRank, Item, Sequence};
 use super::whole::exp;
 use super::{SamplingParams, truncate};
 
@@ -13,12 +13,14 @@ pub(super) type Candidate = (u32, f32);
 const MOST_SORTED: usize = 4096;
 
 /// In which order candidates count in a draw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     /// In theirs.
     Given,
     /// By rank, which theirs is not.
     ByRank,
+    /// By distance, which theirs is not.
+    ByDistance(ByDistance),
 }
 
 /// The largest logit and whether there is a NaN, in lanes that compile to vector instructions: rows are long.
@@ -67,7 +69,7 @@ pub(super) fn candidates(
     logits: &[f32],
     params: &SamplingParams,
     scratch: &mut Vec<Candidate>,
-    items: &mut Vec<Ranked>,
+    items: &mut Vec<Item>,
 ) -> Order {
     let (max, _) = maximum(logits);
     let temperature = params.temperature;
@@ -94,8 +96,8 @@ pub(super) fn candidates(
         order = sort_few(scratch);
     }
     if params.typical_p < 1.0 {
-        truncate::keep_typical(scratch, params.typical_p, max, temperature);
-        order = Order::Given;
+        let nearest = truncate::keep_typical(scratch, items, params.typical_p, max, temperature);
+        order = Order::ByDistance(nearest);
     }
     if params.top_p < 1.0 {
         return keep_top_p(scratch, items, f64::from(params.top_p), max, temperature);
@@ -144,26 +146,20 @@ pub(super) fn weights(logits: &[f32], temperature: f32, scratch: &mut Vec<Candid
 
 /// Keeps the shortest run of first-ranked candidates whose weights reach this share of all, and their weights in place of
 /// their logits.
-fn keep_top_p(
-    candidates: &mut Vec<Candidate>,
-    items: &mut Vec<Ranked>,
-    share: f64,
-    max: f32,
-    temperature: f32,
-) -> Order {
+fn keep_top_p(candidates: &mut Vec<Candidate>, items: &mut Vec<Item>, share: f64, max: f32, temperature: f32) -> Order {
     let mut total = 0.0;
     items.clear();
     weigh(candidates, max, temperature, |part, weights| {
         total += weights.iter().map(|&w| f64::from(w)).sum::<f64>();
-        items.extend(part.iter().zip(weights).map(|(&(token, logit), &weight)| Ranked { token, logit, weight }));
+        items.extend(part.iter().zip(weights).map(|(&(token, logit), &weight)| Item { token, logit, weight }));
     });
-    let last = run::last(items, |sum| sum >= share * total);
-    let kept = |item: &Ranked| last.is_none_or(|last| item.order(&last).is_le());
+    let last = run::last(items, ByRank, |sum| sum >= share * total);
+    let kept = |item: &Item| last.is_none_or(|last| ByRank.order(item, &last).is_le());
     candidates.clear();
     let few = items.iter().filter(|item| kept(item)).count() <= MOST_SORTED;
     if few {
         items.retain(kept);
-        items.sort_unstable_by(Ranked::order);
+        items.sort_unstable_by(|a, b| ByRank.order(a, b));
         candidates.extend(items.iter().map(|item| (item.token, item.weight)));
         return Order::Given;
     }
@@ -173,16 +169,22 @@ fn keep_top_p(
 
 /// The candidate at the quantile `u` (in [0, 1)) of the weights in this order. There is at least one; `logits` are those
 /// that the candidates come from, `items` is used.
-pub(super) fn draw(candidates: &[Candidate], order: Order, logits: &[f32], items: &mut Vec<Ranked>, u: f64) -> u32 {
+pub(super) fn draw(candidates: &[Candidate], order: Order, logits: &[f32], items: &mut Vec<Item>, u: f64) -> u32 {
     let total: f64 = candidates.iter().map(|c| f64::from(c.1)).sum();
     let mut left = u * total;
-    if order == Order::ByRank {
-        let item = |&(token, weight): &Candidate| Ranked { token, logit: logits[token as usize], weight };
-        items.clear();
+    items.clear();
+    if !matches!(order, Order::Given) {
+        let item = |&(token, weight): &Candidate| Item { token, logit: logits[token as usize], weight };
         items.extend(candidates.iter().map(item));
-        if let Some(drawn) = run::last(items, |sum| sum > left) {
-            return drawn.token;
-        }
+    }
+    let reached = |sum| sum > left;
+    let drawn = match order {
+        Order::Given => None,
+        Order::ByRank => run::last(items, ByRank, reached),
+        Order::ByDistance(nearest) => run::last(items, nearest, reached),
+    };
+    if let Some(drawn) = drawn {
+        return drawn.token;
     }
     for &(token, weight) in candidates {
         left -= f64::from(weight);

@@ -156,37 +156,60 @@ proptest! {
     }
 }
 
+/// The first of `sorted` (tokens and logits) whose weights, `e^(logit / 0.7)`, reach a share of all, with their weights.
+fn first_of(sorted: &[(u32, f32)], share: f32) -> Vec<(u32, f32)> {
+    let weighted: Vec<(u32, f32)> = sorted.iter().map(|c| (c.0, ((c.1 - 4.0) / 0.7).exp())).collect();
+    let total: f64 = weighted.iter().map(|c| f64::from(c.1)).sum();
+    let mut sum = 0.0;
+    let before = |c: &&(u32, f32)| {
+        let before = sum < total * f64::from(share);
+        sum += f64::from(c.1);
+        before
+    };
+    let kept = weighted.iter().take_while(before).count();
+    weighted[..kept].to_vec()
+}
+
 #[test]
 fn flat_distributions_give_the_tokens_that_sorting_gives() {
     // Some of them equal, one far above, and most of them are kept.
     let mut logits: Vec<f32> = (0..20_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 18) as f32 / 8192.0).collect();
     logits[7] = 4.0;
-    let check = |top_k: Option<usize>, top_p: f32| {
-        let params = SamplingParams { temperature: 0.7, top_k, top_p, seed: Some(3), ..Default::default() };
-        let mut sampler = Sampler::new(params, &[]);
+    let check = |params: SamplingParams| {
+        let params = SamplingParams { temperature: 0.7, seed: Some(3), ..params };
+        let mut sampler = Sampler::new(params.clone(), &[]);
         let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
         sorted.sort_by(select::by_rank);
-        sorted.truncate(top_k.unwrap_or(usize::MAX));
-        sorted.iter_mut().for_each(|c| c.1 = ((c.1 - 4.0) / 0.7).exp());
-        let total: f64 = sorted.iter().map(|c| f64::from(c.1)).sum();
-        let mut sum = 0.0;
-        let before = |c: &&(u32, f32)| {
-            let before = sum < total * f64::from(top_p);
-            sum += f64::from(c.1);
-            before
-        };
-        let kept = sorted.iter().take_while(before).count();
-        assert!(kept > 4096, "{kept}");
+        sorted.truncate(params.top_k.unwrap_or(usize::MAX));
+        if params.typical_p < 1.0 {
+            let weighted = first_of(&sorted, 2.0);
+            let total: f64 = weighted.iter().map(|c| f64::from(c.1)).sum();
+            let information = |i: usize| -(f64::from(weighted[i].1) / total).ln();
+            let entropy: f64 = (0..sorted.len()).map(|i| information(i) * f64::from(weighted[i].1) / total).sum();
+            // What rounding of the logarithms parts belongs together; the sort is stable.
+            let far = |i: usize| ((information(i) - entropy).abs() * 1e6).round() as i64;
+            let mut order: Vec<usize> = (0..sorted.len()).collect();
+            order.sort_by_key(|&i| far(i));
+            sorted = order.into_iter().map(|i| sorted[i]).collect();
+            let kept = first_of(&sorted, params.typical_p).len();
+            sorted.truncate(kept);
+        }
+        let kept = first_of(&sorted, params.top_p);
+        assert!(kept.len() > 4096, "{}", kept.len());
         for n in 0..200 {
-            let expected =
-                select::draw(&sorted[..kept], Order::Given, &[], &mut Vec::new(), rng::Rng::new(3).uniform(n as u64));
-            assert_eq!(sampler.sample(&mut logits.clone(), n, &[]).unwrap().token, expected, "{top_k:?} {top_p} {n}");
+            let u = rng::Rng::new(3).uniform(n as u64);
+            let expected = select::draw(&kept, Order::Given, &[], &mut Vec::new(), u);
+            assert_eq!(sampler.sample(&mut logits.clone(), n, &[]).unwrap().token, expected, "{params:?} {n}");
         }
     };
-    check(None, 0.95);
-    check(None, 0.5);
-    check(Some(10_000), 0.9);
-    check(Some(10_000), 1.0);
+    let d = SamplingParams::default;
+    check(SamplingParams { top_p: 0.95, ..d() });
+    check(SamplingParams { top_p: 0.5, ..d() });
+    check(SamplingParams { top_k: Some(10_000), top_p: 0.9, ..d() });
+    check(SamplingParams { top_k: Some(10_000), ..d() });
+    check(SamplingParams { typical_p: 0.95, ..d() });
+    check(SamplingParams { typical_p: 0.5, ..d() });
+    check(SamplingParams { top_k: Some(10_000), typical_p: 0.9, ..d() });
 }
 
 #[test]

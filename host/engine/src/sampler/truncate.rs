@@ -1,8 +1,6 @@
 //! Further rules for which tokens may be drawn.
 
-use std::cmp::Ordering;
-
-use super::run::{self, Item};
+use super::run::{self, ByDistance, Item, Sequence};
 use super::select::{Candidate, by_rank, weigh};
 
 /// The standard deviation of the logits, those of impossible tokens left out.
@@ -21,52 +19,32 @@ pub(super) fn deviation(logits: &[f32]) -> f32 {
     (squares / count - mean * mean).max(0.0).sqrt() as f32
 }
 
-/// Keeps those candidates whose information content is nearest to the entropy, until they reach the probability `p`.
-pub(super) fn keep_typical(candidates: &mut Vec<Candidate>, p: f32, max: f32, temperature: f32) {
-    let (mut items, mut total) = (Vec::with_capacity(candidates.len()), 0.0);
+/// Keeps those candidates whose information content is nearest to the entropy, until they reach the probability `p`, in
+/// any order; the returned one is theirs. `items` is used.
+pub(super) fn keep_typical(
+    candidates: &mut Vec<Candidate>,
+    items: &mut Vec<Item>,
+    p: f32,
+    max: f32,
+    temperature: f32,
+) -> ByDistance {
+    let (mut total, mut logits) = (0.0, 0.0);
+    items.clear();
     weigh(candidates, max, temperature, |part, weights| {
-        let weights = weights.iter().map(|&w| f64::from(w));
-        total += weights.clone().sum::<f64>();
-        items.extend(part.iter().zip(weights).map(|(&candidate, weight)| Typical { distance: 0.0, weight, candidate }));
+        for (&(token, logit), &weight) in part.iter().zip(weights) {
+            total += f64::from(weight);
+            logits += f64::from(weight) * f64::from(logit);
+            items.push(Item { token, logit, weight });
+        }
     });
-    let mut entropy = 0.0;
-    for item in &mut items {
-        let share = item.weight / total;
-        item.distance = -share.ln();
-        // 0 ln 0 is 0.
-        entropy += if share > 0.0 { share * item.distance } else { 0.0 };
+    // Information falls as the logit rises, in a line: the entropy, its mean, is that of the mean logit.
+    let nearest = ByDistance(logits / total);
+    if let Some(last) = run::last(items, nearest, |sum| sum >= total * f64::from(p)) {
+        items.retain(|item| nearest.order(item, &last).is_le());
     }
-    items.iter_mut().for_each(|item| item.distance = (item.distance - entropy).abs());
-    let target = total * f64::from(p);
-    if let Some(last) = run::last(&items, |sum| sum >= target) {
-        items.retain(|item| item.order(&last).is_le());
-    }
-    items.sort_unstable_by(Typical::order);
     candidates.clear();
-    candidates.extend(items.iter().map(|item| item.candidate));
-}
-
-/// A candidate by how far its information content is from the entropy.
-#[derive(Clone, Copy)]
-struct Typical {
-    distance: f64,
-    weight: f64,
-    candidate: Candidate,
-}
-
-impl Item for Typical {
-    fn key(&self) -> f64 {
-        // That of an impossible token is infinite.
-        self.distance.min(f64::from(f32::MAX))
-    }
-
-    fn weight(&self) -> f64 {
-        self.weight
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        self.distance.total_cmp(&other.distance).then(by_rank(&self.candidate, &other.candidate))
-    }
+    candidates.extend(items.iter().map(|item| (item.token, item.logit)));
+    nearest
 }
 
 /// Leaves out all candidates whose share of the weights reaches `threshold`, but for the least likely of them.
