@@ -143,11 +143,19 @@ pub enum ApiError {
         limit: usize,
     },
     /// The headers are too large.
-    #[error("the request headers are larger than the limit of {limit} bytes")]
+    #[error("the request headers are larger than the limits of {limit} bytes and {lines} lines")]
     HeadersTooLarge {
         /// Most bytes.
         limit: usize,
+        /// Most lines.
+        lines: usize,
     },
+    /// What was sent is no request.
+    #[error("the request is not valid HTTP/1.1")]
+    Http,
+    /// The address is too long.
+    #[error("the URL is too long")]
+    UriTooLong,
     /// The body took too long, or did not arrive in full.
     #[error("the request body did not arrive: {0}")]
     Body(String),
@@ -237,6 +245,7 @@ impl ApiError {
             ApiError::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ApiError::UriTooLong => StatusCode::URI_TOO_LONG,
             ApiError::Body(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Host(_) | ApiError::Origin(_) => StatusCode::FORBIDDEN,
             ApiError::NoKey | ApiError::WrongKey => StatusCode::UNAUTHORIZED,
@@ -269,6 +278,8 @@ impl ApiError {
             ApiError::ContentType(_) => "unsupported_content_type",
             ApiError::BodyTooLarge { .. } => "request_too_large",
             ApiError::HeadersTooLarge { .. } => "headers_too_large",
+            ApiError::Http => "invalid_http",
+            ApiError::UriTooLong => "uri_too_long",
             ApiError::Body(_) => "request_timeout",
             ApiError::Host(_) => "host_not_allowed",
             ApiError::Origin(_) => "origin_not_allowed",

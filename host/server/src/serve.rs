@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::{ServerError, local_address};
-use crate::http::access::MAX_HEADERS;
+use crate::http::access::{MAX_HEADER_LINES, MAX_HEADERS};
 use crate::http::addresses::{Addresses, Counted};
 use crate::http::patience::Patient;
+use crate::http::refusal::Worded;
 use crate::http::tls;
 use crate::routes::router;
 use crate::state::AppState;
@@ -27,7 +28,6 @@ use crate::traces::Exporter;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may not read what it is sent; longer than the engine waits before it gives the request up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(90);
-const MAX_HEADER_LINES: usize = 100;
 /// What answers get to say that they were cancelled, and connections to be closed, when the time to drain is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between attempts to accept when the system is out of descriptors.
@@ -173,7 +173,7 @@ async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, m
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     // Headers that are a little too large still get an answer of ours.
     builder.max_headers(MAX_HEADER_LINES).max_buf_size(8 * MAX_HEADERS);
-    let stream = Patient::new(stream, WRITE_TIMEOUT);
+    let stream = Worded::new(Patient::new(stream, WRITE_TIMEOUT));
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     let closed = async {

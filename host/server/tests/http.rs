@@ -54,6 +54,11 @@ async fn every_refusal_has_an_error_object() {
     let large =
         format!("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: {}\r\n\r\n", "x".repeat(40_000));
     check(large.into_bytes(), 431, "headers_too_large").await;
+    // What the HTTP library refuses by itself.
+    let many = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(100));
+    check(many.into_bytes(), 431, "headers_too_large").await;
+    check(line("G@T /health"), 400, "invalid_http").await;
+    check(line(&format!("GET /{}", "x".repeat(66_000))), 414, "uri_too_long").await;
     server.post(CHAT, json!({"messages": [], "n": 1})).await.check_error(400, "invalid_value", json!("messages"));
 }
 

@@ -14,6 +14,8 @@ use crate::error::{ApiError, ServerError};
 
 /// Most bytes of headers. A line that is longer than the connection's buffer never gets here.
 pub(crate) const MAX_HEADERS: usize = 32 << 10;
+/// Most lines of headers.
+pub(crate) const MAX_HEADER_LINES: usize = 100;
 
 /// The rules, as the settings and the address give them.
 #[derive(Clone, Debug)]
@@ -35,7 +37,7 @@ impl Access {
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if size > MAX_HEADERS {
-            return Err(ApiError::HeadersTooLarge { limit: MAX_HEADERS });
+            return Err(ApiError::HeadersTooLarge { limit: MAX_HEADERS, lines: MAX_HEADER_LINES });
         }
         let text = |h: &HeaderValue| String::from_utf8_lossy(h.as_bytes()).into_owned();
         let named = uri.authority().map(|authority| authority.as_str().to_string());

@@ -6,5 +6,6 @@ pub(crate) mod body;
 pub(crate) mod keys;
 pub(crate) mod observe;
 pub(crate) mod patience;
+pub(crate) mod refusal;
 pub(crate) mod shape;
 pub(crate) mod tls;
