@@ -213,7 +213,37 @@ fn a_grammar_ends_the_answer_only_where_it_may_end() {
     check(schema(closed.clone()), "{\"a\": 12}", Some(true));
     check(schema(closed.clone()), "{\"a\": 12", Some(false));
     check(schema(closed.clone()), "{\"b\": 12}", None);
-    check(schema(closed), &format!("{{\"a\":{}12}}", " ".repeat(200)), None);
+    check(schema(closed.clone()), "{\n    \"a\": 12\n}", Some(true));
+    for space in [" ".repeat(2), "\n".repeat(2), "\t".into(), format!("\n{}", " ".repeat(21))] {
+        check(schema(closed.clone()), &format!("{{\"a\":{space}12}}"), None);
+    }
+}
+
+#[test]
+fn a_model_that_likes_white_space_comes_to_an_end() {
+    for name in TOKENIZERS {
+        let (tokenizer, grammars) = grammars(name);
+        let schema = json!({"type": "object", "required": ["a", "b"], "additionalProperties": false, "properties": {
+            "a": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}, "b": {"type": "null"}}});
+        let constraint = grammars.compile(&Grammar::JsonSchema { schema, lenient: false }).unwrap();
+        let blank = |id: usize| {
+            let bytes = tokenizer.token_bytes(id as u32);
+            !bytes.is_empty() && bytes.iter().all(u8::is_ascii_whitespace)
+        };
+        // Of white space that with the fewest bytes.
+        let like = |id: usize| if blank(id) { 90.0 - tokenizer.token_bytes(id as u32).len() as f32 } else { 0.0 };
+        let liked: Vec<f32> = (0..tokenizer.vocab_size()).map(like).collect();
+        let mut sampler = Sampler::new(SamplingParams::greedy(), &[]).constrained(Some(constraint));
+        let (mut tokens, mut bytes) = (vec![], vec![]);
+        let end = (0..400).find(|&step| {
+            let token = sampler.sample(&mut liked.clone(), step, &[]).unwrap().token;
+            bytes.extend_from_slice(tokenizer.token_bytes(token));
+            tokens.push(token);
+            sampler.accept(&tokens);
+            tokenizer.is_eog(token)
+        });
+        assert!(end.is_some(), "{name}: no end in {:?}", String::from_utf8_lossy(&bytes));
+    }
 }
 
 #[test]

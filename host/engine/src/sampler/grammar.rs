@@ -28,8 +28,11 @@ const STACK: usize = 256 << 20;
 const MAX_COMPILING: usize = 8;
 /// Most characters of an error, which else may show the whole grammar.
 const MAX_MESSAGE: usize = 400;
-/// White space that one place of a JSON text may have: a model that likes it could else go on for ever.
-pub const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,48}";
+/// White space that one place of a JSON text may have: a space, or a new line with its indentation. A model that likes
+/// white space could else go on with it until its tokens are used up.
+pub const JSON_SPACE: &str = r"\x20|\x0A[\x20\x09]{0,20}";
+/// The same where a program reads the text, on one line.
+pub const LINE_SPACE: &str = r"\x20";
 const AFTER_REASONING: &str =
     "start: reasoning SPACE? @answer\nreasoning[suffix=\"</think>\"]: /(?s:.*)/\nSPACE: /[ \\n\\t]+/\n";
 /// Grammars that are kept compiled.

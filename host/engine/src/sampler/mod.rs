@@ -18,7 +18,7 @@ mod truncate;
 mod whole;
 
 pub use constraint::Constraint;
-pub use grammar::{COMPILE_LIMIT, Grammar, GrammarError, Grammars, JSON_SPACE, MAX_GRAMMAR_BYTES};
+pub use grammar::{COMPILE_LIMIT, Grammar, GrammarError, Grammars, JSON_SPACE, LINE_SPACE, MAX_GRAMMAR_BYTES};
 pub use logprobs::{Logprobs, log_sum_exp, logprobs};
 pub(crate) use params::check_logprobs;
 pub use params::{Dry, MAX_TOP_LOGPROBS, Mirostat, MirostatVersion, SamplingParams, Xtc};

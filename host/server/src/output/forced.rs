@@ -1,6 +1,6 @@
 //! Grammars of answers that must be calls.
 
-use rocmforge_engine::sampler::Grammar;
+use rocmforge_engine::sampler::{Grammar, LINE_SPACE};
 use rocmforge_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ pub(crate) fn grammar(tools: &Tools, format: Format, tokenizer: &Tokenizer) -> O
             named_rules(&repeated(&format!("({})", calls.join(" | ")), "\"\\n\""), &chosen, arguments)
         }
         Format::Llama | Format::Gemma => {
-            return Some(Grammar::JsonSchema { schema: object("parameters"), lenient });
+            format!("start: call\ncall: {}\n", json_rule(&object("parameters"), lenient))
         }
     };
     Some(Grammar::Text(text))
@@ -78,7 +78,7 @@ fn named_rules(start: &str, chosen: &[&Tool], arguments: impl Fn(&Tool) -> Strin
 fn json_rule(schema: &Value, lenient: bool) -> String {
     let mut schema = schema.clone();
     if let Some(members) = schema.as_object_mut() {
-        let options = json!({"whitespace_pattern": rocmforge_engine::sampler::JSON_SPACE, "lenient": lenient});
+        let options = json!({"whitespace_pattern": LINE_SPACE, "lenient": lenient});
         members.insert("x-guidance".into(), options);
     }
     format!("%json {schema}")
@@ -217,6 +217,41 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn arguments_are_on_one_line() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tokenizer/tests/fixtures/qwen2.gguf");
+        let file = rocmforge_gguf::GgufFile::open(path.as_ref()).expect("the fixture");
+        let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a tokenizer");
+        let grammars = Arc::new(Grammars::new(&tokenizer).expect("grammars"));
+        let tools = request(json!("required"), false);
+        for format in FORMATS {
+            let grammar = grammar(&tools, format, &tokenizer).expect("a grammar");
+            let constraint = grammars.compile(&grammar).unwrap_or_else(|e| panic!("{grammar:?}: {e}"));
+            // It likes nothing as much as white space.
+            let like = |id: usize| match tokenizer.token_bytes(id as u32) {
+                [] => 0.0,
+                bytes if bytes.iter().all(u8::is_ascii_whitespace) => 9.0,
+                // And brackets, after which it could end, more than other texts.
+                bytes => f32::from(u8::from(bytes.iter().all(|b| b"\"}]".contains(b)))),
+            };
+            let liked: Vec<f32> = (0..tokenizer.vocab_size()).map(like).collect();
+            let mut sampler = Sampler::new(SamplingParams::greedy(), &[]).constrained(Some(constraint));
+            let (mut tokens, mut bytes, mut ended) = (vec![], vec![], false);
+            while tokens.len() < 200 && !ended {
+                let token = sampler.sample(&mut liked.clone(), tokens.len(), &[]).expect("a token").token;
+                bytes.extend_from_slice(tokenizer.token_bytes(token));
+                tokens.push(token);
+                sampler.accept(&tokens);
+                ended = tokenizer.is_eog(token);
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(
+                ended && !text.contains("  ") && text.trim_matches('\n').lines().count() <= 3,
+                "{format:?} {text:?}"
+            );
         }
     }
 
