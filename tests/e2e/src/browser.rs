@@ -1,93 +1,139 @@
-//! A browser without a window, driven over the WebDriver protocol.
+//! A browser without a window, driven over its DevTools protocol: messages in JSON, each ended by a zero byte, through
+//! two pipes, so that no driver and no port is needed.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::load::client::{connect, post};
-
 /// How long anything on a page may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Under which elements are sent.
-const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+/// The browser takes the pipes as descriptors 3 and 4.
+const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
+/// Below this width a window is a phone's.
+const PHONE: u32 = 600;
 
-/// A session of headless Chromium.
+/// A page in headless Chromium.
 pub struct Browser {
-    driver: Child,
-    address: String,
-    session: String,
+    child: Child,
+    pipe: RefCell<Pipe>,
+    /// The page's, once there is one.
+    session: Option<String>,
 }
 
 /// An element of a page.
-pub struct Element(String);
+pub struct Element(Value);
+
+struct Pipe {
+    input: ChildStdin,
+    messages: Receiver<Value>,
+    /// Number of the latest command.
+    id: u64,
+    complaints: Vec<String>,
+    /// How many pages have been loaded.
+    loaded: usize,
+}
+
+impl Pipe {
+    /// The result of a command, or its error.
+    fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, String> {
+        self.id += 1;
+        let mut command = json!({"id": self.id, "method": method, "params": params});
+        if let Some(session) = session {
+            command["sessionId"] = session.into();
+        }
+        self.input.write_all(format!("{command}\0").as_bytes()).map_err(|e| e.to_string())?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let message = self.next(end)?;
+            if message["id"] == self.id {
+                let error = message.get("error").map(Value::to_string);
+                return error.map_or_else(|| Ok(message["result"].clone()), Err);
+            }
+        }
+    }
+
+    /// The next message, of which events have been noted.
+    fn next(&mut self, end: Instant) -> Result<Value, String> {
+        let left = end.saturating_duration_since(Instant::now());
+        let message = self.messages.recv_timeout(left).map_err(|e| format!("the browser says nothing: {e}"))?;
+        let params = &message["params"];
+        match message["method"].as_str() {
+            Some("Page.loadEventFired") => self.loaded += 1,
+            Some("Log.entryAdded")
+                if !["verbose", "info"].contains(&params["entry"]["level"].as_str().unwrap_or("")) =>
+            {
+                self.complaints.push(format!("{}: {}", params["entry"]["text"], params["entry"]["url"]));
+            }
+            Some("Runtime.exceptionThrown") => self.complaints.push(params["exceptionDetails"].to_string()),
+            Some("Runtime.consoleAPICalled") if ["error", "warning", "assert"].iter().any(|&t| params["type"] == t) => {
+                self.complaints.push(params["args"].to_string());
+            }
+            _ => {}
+        }
+        Ok(message)
+    }
+}
 
 impl Browser {
-    /// A window of this size; `None` where Chromium or its driver is not installed. `profile` is an empty folder.
+    /// A window of this size; `None` where Chromium is not installed. `profile` is an empty folder.
     pub fn start(profile: &Path, width: u32, height: u32) -> Option<Browser> {
         let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(which)?;
-        let mut driver = Command::new(which("chromedriver")?)
-            .arg("--port=0")
+        let mut child = Command::new("sh")
+            .args(["-c", WITH_PIPES, &chromium])
+            // Tests may run as root, in containers with little shared memory.
+            .args(["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run"])
+            .args(["--remote-debugging-pipe", &format!("--user-data-dir={}", profile.display()), "about:blank"])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
-            .ok()?;
-        let mut lines = BufReader::new(driver.stdout.take()?).lines().map_while(Result::ok);
-        let port =
-            lines.find_map(|l| l.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok());
-        // What else it says must not block it.
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = format!("127.0.0.1:{}", port.expect("the driver says its port"));
-        let mut browser = Browser { driver, address, session: String::new() };
-        let options = json!({
-            "binary": chromium,
-            "args": [
-                // Tests may run as root, in containers with little shared memory.
-                "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
-                format!("--user-data-dir={}", profile.display()), format!("--window-size={width},{height}"),
-            ],
+            .expect("a shell");
+        let (input, output) = (child.stdin.take().expect("it is piped"), child.stdout.take().expect("it is piped"));
+        let (sender, messages) = channel();
+        std::thread::spawn(move || {
+            let pieces = BufReader::new(output).split(0).map_while(Result::ok);
+            let parsed = pieces.filter_map(|piece| serde_json::from_slice(&piece).ok());
+            parsed.for_each(|message| drop(sender.send(message)));
         });
-        let wanted = json!({"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
-        let created = browser.call("", &json!({"capabilities": {"alwaysMatch": wanted}}));
-        browser.session = created["sessionId"].as_str().expect("a session").to_owned();
+        let pipe = RefCell::new(Pipe { input, messages, id: 0, complaints: Vec::new(), loaded: 0 });
+        let mut browser = Browser { child, pipe, session: None };
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = browser.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}));
+        browser.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Log", "DOM", "Accessibility"] {
+            browser.call(&format!("{domain}.enable"), &json!({}));
+        }
+        browser.resize(width, height);
         Some(browser)
     }
 
-    /// Sends a command of the session, `""` for a new session.
-    fn call(&self, command: &str, body: &Value) -> Value {
-        self.attempt(command, body).unwrap_or_else(|e| panic!("{command} {body}: {e}"))
-    }
-
-    fn attempt(&self, command: &str, body: &Value) -> Result<Value, String> {
-        let path = match command {
-            "" => "/session".to_owned(),
-            _ => format!("/session/{}/{command}", self.session),
-        };
-        self.exchange(&post(&self.address, &path, &body.to_string()))
-    }
-
-    fn read(&self, what: &str) -> Value {
-        let Browser { address, session, .. } = self;
-        let request = format!("GET /session/{session}/{what} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        self.exchange(request.as_bytes()).unwrap_or_else(|e| panic!("{what}: {e}"))
-    }
-
-    fn exchange(&self, request: &[u8]) -> Result<Value, String> {
-        let (status, body) = answer(&self.address, request).map_err(|e| e.to_string())?;
-        let body: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
-        if status == 200 { Ok(body["value"].clone()) } else { Err(body["value"].to_string()) }
+    fn call(&self, method: &str, params: &Value) -> Value {
+        let result = self.pipe.borrow_mut().call(self.session.as_deref(), method, params);
+        result.unwrap_or_else(|e| panic!("{method} {params}: {e}"))
     }
 
     /// Opens a page.
     pub fn open(&self, url: &str) {
-        self.call("url", &json!({"url": url}));
+        let loaded = self.pipe.borrow().loaded;
+        let error = self.call("Page.navigate", &json!({"url": url}))["errorText"].clone();
+        assert_eq!(error, Value::Null, "{url}");
+        let (mut pipe, end) = (self.pipe.borrow_mut(), Instant::now() + PATIENCE);
+        while pipe.loaded == loaded {
+            pipe.next(end).unwrap_or_else(|e| panic!("{url}: {e}"));
+        }
     }
 
     /// What a function with this body returns on the page.
     pub fn run(&self, script: &str) -> Value {
-        self.call("execute/sync", &json!({"script": script, "args": []}))
+        let call =
+            json!({"expression": format!("(() => {{{script}\n}})()"), "returnByValue": true, "awaitPromise": true});
+        let answer = self.call("Runtime.evaluate", &call);
+        assert_eq!(answer.get("exceptionDetails"), None, "{script}");
+        answer["result"]["value"].clone()
     }
 
     /// Waits until a function with this body returns something true.
@@ -103,90 +149,108 @@ impl Browser {
         }
     }
 
-    /// The first element that a selector finds.
-    pub fn find(&self, selector: &str) -> Element {
-        let found = self.call("element", &json!({"using": "css selector", "value": selector}));
-        Element(found[ELEMENT].as_str().expect("an element").to_owned())
-    }
-
     /// All elements that a selector finds.
     pub fn find_all(&self, selector: &str) -> Vec<Element> {
-        let found = self.call("elements", &json!({"using": "css selector", "value": selector}));
-        let ids = found.as_array().into_iter().flatten().filter_map(|e| e[ELEMENT].as_str());
-        ids.map(|id| Element(id.to_owned())).collect()
+        let root = self.call("DOM.getDocument", &json!({"depth": 0}))["root"]["nodeId"].clone();
+        let found = self.call("DOM.querySelectorAll", &json!({"nodeId": root, "selector": selector}));
+        found["nodeIds"].as_array().into_iter().flatten().map(|id| Element(id.clone())).collect()
     }
 
     /// Clicks as a user does: on what is visible and not covered.
     pub fn click(&self, selector: &str) {
-        let Element(id) = self.find(selector);
-        self.call(&format!("element/{id}/click"), &json!({}));
+        let place = self.run(&format!(
+            "const node = document.querySelector({});
+             node.scrollIntoView({{block: 'nearest', inline: 'nearest', behavior: 'instant'}});
+             const box = node.getBoundingClientRect();
+             const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+             const top = document.elementFromPoint(x, y);
+             return node.contains(top) ? [x, y] : 'covered by ' + top?.outerHTML.slice(0, 80);",
+            json!(selector)
+        ));
+        let Some([x, y]) = place.as_array().map(Vec::as_slice) else { panic!("{selector}: {place}") };
+        for (kind, count) in [("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 1)] {
+            let button = if count == 0 { "none" } else { "left" };
+            let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": count});
+            self.call("Input.dispatchMouseEvent", &event);
+        }
     }
 
     /// Types into an element. `\u{e007}` is Enter, `\u{e00c}` Escape, `\u{e012}` and `\u{e014}` are the arrows.
     pub fn type_into(&self, selector: &str, text: &str) {
-        let Element(id) = self.find(selector);
-        self.call(&format!("element/{id}/value"), &json!({"text": text}));
+        self.run(&format!(
+            "const node = document.querySelector({}); node.focus();
+             if (node.selectionEnd != null) node.selectionStart = node.selectionEnd = node.value.length;",
+            json!(selector)
+        ));
+        text.chars().for_each(|c| self.press(c));
+    }
+
+    fn press(&self, c: char) {
+        let (key, code, text) = match c {
+            '\u{e003}' => ("Backspace".into(), 8, String::new()),
+            '\u{e007}' => ("Enter".into(), 13, "\r".into()),
+            '\u{e00c}' => ("Escape".into(), 27, String::new()),
+            '\u{e012}' => ("ArrowLeft".into(), 37, String::new()),
+            '\u{e014}' => ("ArrowRight".into(), 39, String::new()),
+            '\t' => ("Tab".into(), 9, String::new()),
+            c => (c.to_string(), 0, c.to_string()),
+        };
+        let kind = if text.is_empty() { "rawKeyDown" } else { "keyDown" };
+        let mut event = json!({"type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text});
+        if code != 0 {
+            event["code"] = key.into();
+        }
+        self.call("Input.dispatchKeyEvent", &event);
+        event["type"] = "keyUp".into();
+        self.call("Input.dispatchKeyEvent", &event);
     }
 
     /// Empties an input.
     pub fn clear(&self, selector: &str) {
-        let Element(id) = self.find(selector);
-        self.call(&format!("element/{id}/clear"), &json!({}));
+        self.run(&format!("const node = document.querySelector({}); node.focus(); node.select();", json!(selector)));
+        self.press('\u{e003}');
     }
 
     /// What assistive technology calls an element, and what kind it says it is.
     pub fn accessible(&self, Element(id): &Element) -> (String, String) {
-        let text = |what: &str| self.read(&format!("element/{id}/{what}")).as_str().unwrap_or_default().to_owned();
-        (text("computedlabel"), text("computedrole"))
+        let tree = self.call("Accessibility.getPartialAXTree", &json!({"nodeId": id, "fetchRelatives": false}));
+        let node = &tree["nodes"][0];
+        let text = |what: &str| node[what]["value"].as_str().unwrap_or_default().to_owned();
+        (text("name"), if node["ignored"] == true { "none".into() } else { text("role") })
     }
 
     /// Sets the size of the window.
     pub fn resize(&self, width: u32, height: u32) {
-        self.call("window/rect", &json!({"width": width, "height": height}));
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < PHONE});
+        self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// A picture of the page in PNG.
     pub fn screenshot(&self) -> Vec<u8> {
-        decode(self.read("screenshot").as_str().unwrap_or_default())
+        decode(self.call("Page.captureScreenshot", &json!({"format": "png"}))["data"].as_str().unwrap_or_default())
     }
 
     /// What the browser has complained about since the last call.
     pub fn complaints(&self) -> Vec<String> {
-        let log = self.call("se/log", &json!({"type": "browser"}));
-        let entries = log.as_array().into_iter().flatten();
-        entries.filter(|e| e["level"] != "INFO" && e["level"] != "DEBUG").map(|e| e["message"].to_string()).collect()
+        // Whatever was said before the answer is noted by then.
+        self.run("");
+        std::mem::take(&mut self.pipe.borrow_mut().complaints)
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let Browser { address, session, .. } = self;
-        let end = format!("DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        // Ends the browser as well; a driver that is gone has ended it.
-        let _ = self.exchange(end.as_bytes());
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
-}
-
-/// Status and body. The driver leaves connections open, whatever it is asked, so the body's length says where it ends.
-fn answer(address: &str, request: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
-    let mut stream = connect(address)?;
-    stream.write_all(request)?;
-    let (mut reader, mut status, mut length) = (BufReader::new(stream), 0, 0);
-    for line in reader.by_ref().lines() {
-        let line = line?.to_ascii_lowercase();
-        if line.is_empty() {
-            break;
+        // One that does not end by itself, or is gone, is ended below.
+        if let Ok(mut pipe) = self.pipe.try_borrow_mut() {
+            let _ = pipe.call(None, "Browser.close", &json!({}));
         }
-        if status == 0 {
-            status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let end = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
         }
-        length = line.strip_prefix("content-length:").and_then(|l| l.trim().parse().ok()).unwrap_or(length);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok((status, body))
 }
 
 /// The file of a program.

@@ -7,7 +7,7 @@ use rocmforge_e2e::browser::Browser;
 use rocmforge_e2e::server::{Server, repository};
 use serde_json::{Value, json};
 
-const SKIPPED: &str = "skipped: no chromium with chromedriver";
+const SKIPPED: &str = "skipped: no chromium";
 
 /// Two models, the second of which is loaded when it is chosen.
 fn server(folder: &Path) -> Server {
@@ -293,6 +293,12 @@ fn the_page_can_be_read_and_used_by_everyone() {
     page.picture("phone");
     browser.click("#tab-status");
     browser.wait_for("return document.documentElement.scrollWidth <= innerWidth");
+    browser.wait_for(
+        "return [...document.querySelectorAll('#status .scroll')].every(box => box.scrollWidth <= box.clientWidth)",
+    );
+    let names =
+        browser.run("return [...document.querySelectorAll('#models tr:first-child td')].map(c => c.dataset.label)");
+    assert_eq!(names, json!(["Model", "State", "KV cache", "Running", "Waiting", "Context", "Memory"]));
     page.picture("phone-status");
     page.close();
 }
