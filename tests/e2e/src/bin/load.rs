@@ -36,8 +36,14 @@ fn main() -> ExitCode {
         (Some("against"), Some(program)) => return against(program, args.get(2), number),
         (Some("fairness"), Some(address)) => fairness(address, number),
         (Some("guesses"), Some(address)) => {
-            let file = args.iter().position(|a| a == "--prompts").and_then(|i| args.get(i + 1));
-            guesses(address, &file.map_or_else(Vec::new, |file| chats(file)), number);
+            let file = args.iter().position(|a| a == "--prompts").map(|i| args.get(i + 1).map(String::as_str));
+            match file.map_or(Ok(Vec::new()), |file| chats(file.unwrap_or_default())) {
+                Ok(chats) => return guesses(address, &chats, number),
+                Err(error) => {
+                    eprintln!("{error}");
+                    return ExitCode::from(2);
+                }
+            }
         }
         (Some("embeddings"), Some(address)) => embeddings(address, number),
         (Some("prefix"), Some(address)) => prefix(address, number),
@@ -124,21 +130,19 @@ fn fairness(address: &str, number: impl Fn(&str, usize) -> usize) {
     );
 }
 
-/// Chats of a file.
-fn chats(file: &str) -> Vec<Value> {
-    let fail = |why: String| -> ! {
-        eprintln!("{file}: {why}");
-        std::process::exit(2)
-    };
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| fail(e.to_string()));
+/// Chats of a file, at least one.
+fn chats(file: &str) -> Result<Vec<Value>, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("--prompts {file}: {e}"))?;
     let messages = |(i, line): (usize, &str)| match serde_json::from_str::<Value>(line) {
-        Ok(chat) if chat["messages"].is_array() => chat["messages"].clone(),
-        _ => fail(format!("line {}: expected `messages`", i + 1)),
+        Ok(chat) if chat["messages"].is_array() => Ok(chat["messages"].clone()),
+        Ok(_) => Err(format!("{file}: line {}: expected an object with `messages`, a list", i + 1)),
+        Err(error) => Err(format!("{file}: line {}: {error}", i + 1)),
     };
-    text.lines().enumerate().map(messages).collect()
+    let chats = text.lines().enumerate().map(messages).collect::<Result<Vec<_>, _>>()?;
+    if chats.is_empty() { Err(format!("{file}: expected a conversation in each line, found none")) } else { Ok(chats) }
 }
 
-fn guesses(address: &str, chats: &[Value], number: impl Fn(&str, usize) -> usize) {
+fn guesses(address: &str, chats: &[Value], number: impl Fn(&str, usize) -> usize) -> ExitCode {
     let (mut speeds, [guessed, right], faults) =
         measure::greedy(address, number("--requests", 5), number("--tokens", 96), chats);
     speeds.sort_by(f64::total_cmp);
@@ -147,6 +151,7 @@ fn guesses(address: &str, chats: &[Value], number: impl Fn(&str, usize) -> usize
     println!("{} greedy streams: median {median:.1} tok/s, {least:.1} to {most:.1}", speeds.len());
     println!("{guessed} tokens guessed, {right} came true");
     faults.iter().for_each(|f| println!("FAULT {f}"));
+    ExitCode::from(u8::from(!faults.is_empty()))
 }
 
 fn embeddings(address: &str, number: impl Fn(&str, usize) -> usize) {
