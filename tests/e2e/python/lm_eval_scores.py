@@ -1,11 +1,14 @@
-"""Scores texts with lm-eval through the completions endpoint of a running server. usage: lm_eval_scores.py URL MODEL
+"""Scores texts with lm-eval through the completions endpoint of a running server.
+usage: lm_eval_scores.py URL MODEL HOST CONFIG
 
 Sums with one right and three wrong results, in lm-eval's own multiple-choice task. Prints the accuracy; exits with 1 if
-it is not above chance or if the scores do not match the server's own log-probabilities.
+it is not above chance, or if the scores do not match the server's own log-probabilities, or those of the logits that the
+program HOST computes of the model, which CONFIG names, without a server.
 """
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 
@@ -13,8 +16,9 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 
 import httpx  # noqa: E402
 import lm_eval  # noqa: E402
+import numpy  # noqa: E402
 
-URL, MODEL = sys.argv[1], sys.argv[2]
+URL, MODEL, HOST, CONFIG = sys.argv[1:]
 SUMS = 24
 
 
@@ -56,6 +60,19 @@ def own_score(context, choice):
     return sum(scores[-count:])
 
 
+def direct_score(context, choice, folder):
+    """The same from the logits of the model, in double precision."""
+    context, choice = (post("/tokenize", prompt=text, add_special_tokens=False)["tokens"] for text in (context, choice))
+    tokens, out = context + choice, os.path.join(folder, "logits.npy")
+    ids = ",".join(map(str, tokens))
+    subprocess.run([HOST, "--config", CONFIG, "logits", "--model", MODEL, "--tokens", ids, "--out", out], check=True,
+                   stderr=subprocess.DEVNULL)
+    rows = numpy.load(out).astype(numpy.float64)[len(context) - 1:-1]
+    rows -= rows.max(axis=1, keepdims=True)
+    chosen = rows[numpy.arange(len(choice)), choice] - numpy.log(numpy.exp(rows).sum(axis=1))
+    return float(chosen.sum())
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "sums.jsonl")
@@ -63,12 +80,15 @@ def main():
             file.writelines(json.dumps(d) + "\n" for d in documents())
         found, samples = accuracy(path, tokenizer_backend="remote", tokenized_requests=True)
     print(f"{found:.3f} of {SUMS} sums with lm-eval {lm_eval.__version__}")
-    differences = []
-    for sample in samples[:4]:
-        for (context, choice), response in zip(sample["arguments"], sample["filtered_resps"]):
-            differences.append(abs(float(response[0]) - own_score(context, choice)))
-    print(f"largest difference of {len(differences)} scores from the server's own: {max(differences):.2e}")
-    sys.exit(0 if found > 0.5 and max(differences) < 1e-3 else 1)
+    own, direct = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for sample in samples[:4]:
+            for (context, choice), response in zip(sample["arguments"], sample["filtered_resps"]):
+                own.append(abs(float(response[0]) - own_score(context, choice)))
+                direct.append(abs(float(response[0]) - direct_score(context, choice, folder)))
+    print(f"largest difference of {len(own)} scores from the server's own: {max(own):.2e}; "
+          f"from the logits without a server: {max(direct):.2e}")
+    sys.exit(0 if found > 0.5 and max(own) < 1e-3 and max(direct) < 1e-3 else 1)
 
 
 main()

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
-use rocmforge_e2e::python;
 use rocmforge_e2e::server::{Server, repository};
+use rocmforge_e2e::{build_folder, python};
 
 fn shipped() -> Server {
     let config = repository().join("plugins.toml");
@@ -58,7 +58,9 @@ fn adapters_of_other_libraries_are_answered() {
 #[ignore = "installs 600 MB of packages: run with -- --ignored"]
 fn lm_eval_scores_texts() {
     let Some(program) = python::with_lm_eval() else { return println!("{NO_CLIENT}") };
-    check(&shipped(), &program, "lm_eval_scores.py", &["llama-demo"]);
+    let (host, config) = (build_folder().join("rocmforge-host"), repository().join("plugins.toml"));
+    let [host, config] = [&host, &config].map(|path| path.to_str().expect("a path in UTF-8"));
+    check(&shipped(), &program, "lm_eval_scores.py", &["llama-demo", host, config]);
 }
 
 #[test]
