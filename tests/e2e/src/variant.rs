@@ -40,6 +40,13 @@ impl Variant {
         self
     }
 
+    /// Sets a key by its whole name.
+    pub fn put(mut self, key: &str, value: Value) -> Variant {
+        self.metadata.retain(|(k, _)| k != key);
+        self.metadata.push((key.to_owned(), value));
+        self
+    }
+
     /// Removes a key, if it is there.
     pub fn remove(mut self, key: &str) -> Variant {
         let key = self.full(key);
