@@ -1,6 +1,7 @@
 //! From the logits of a step to tokens, on several threads where there is much to do.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 
 use crate::active::{Active, Progress, RowResult};
 use crate::batch::LogitsRow;
@@ -11,6 +12,8 @@ use crate::text::Vocabulary;
 
 /// So many logits take longer than it takes to start a thread.
 const LOGITS_PER_THREAD: usize = 1 << 18;
+/// Asked for once: the system reads files for it, which takes longer than all else that a small model's step needs here.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
 
 /// The rows of one sequence, and what came of them.
 pub(crate) struct Job<'a> {
@@ -88,8 +91,7 @@ fn take_row(
 /// Runs the jobs. What comes of one does not depend on the others, and so not on the threads either.
 pub(crate) fn run(jobs: &mut [Job<'_>], vocab_size: usize, vocabulary: &dyn Vocabulary) {
     let logits: usize = jobs.iter().map(|j| j.logits.len()).sum();
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = processors.min(logits / LOGITS_PER_THREAD).min(jobs.len()).max(1);
+    let threads = PROCESSORS.min(logits / LOGITS_PER_THREAD).min(jobs.len()).max(1);
     let (own, others) = jobs.split_at_mut(jobs.len().div_ceil(threads));
     std::thread::scope(|scope| {
         for part in others.chunks_mut(own.len().max(1)) {
