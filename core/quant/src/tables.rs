@@ -12,10 +12,14 @@ pub const FP4_VALUES_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3
 /// What `IQ1_S` and `IQ1_M` add to, or subtract from, every grid value.
 pub const IQ1_DELTA: f32 = 0.125;
 
-const IQ2_LEVELS: [i8; 4] = [8, 25, 43, 0];
-const IQ3_XXS_LEVELS: [i8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
-const IQ3_S_LEVELS: [i8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
-const IQ1_LEVELS: [i8; 4] = [-1, 0, 1, 0];
+/// The values that points of `IQ2_XXS`, `IQ2_XS` and `IQ2_S` have, and one that none has.
+pub const IQ2_LEVELS: [i8; 4] = [8, 25, 43, 0];
+/// The values that points of `IQ3_XXS` have.
+pub const IQ3_XXS_LEVELS: [i8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
+/// The values that points of `IQ3_S` have.
+pub const IQ3_S_LEVELS: [i8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
+/// The values that points of `IQ1_S` and `IQ1_M` have, and one more of them.
+pub const IQ1_LEVELS: [i8; 4] = [-1, 0, 1, 0];
 
 const fn unpack<const POINTS: usize, const N: usize, const LEVELS: usize>(
     packed: &[u16; POINTS],

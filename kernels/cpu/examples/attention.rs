@@ -1,6 +1,6 @@
 //! Speed of attention: one token after contexts of some lengths, and prompts of some lengths.
 //!
-//! usage: attention [HEADS KV_HEADS DIM [LAYERS]]; 14 2 64 24 without
+//! usage: attention [HEADS KV_HEADS DIM [LAYERS]]; 14 2 64 24 without. Prompts with products of floats, and rounded to 16 bits.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,7 +34,8 @@ fn main() {
     let of = |i: usize, default| given.get(i).copied().unwrap_or(default);
     let (heads, kv_heads, dim, layers) = (of(0, 14), of(1, 2), of(2, 64), of(3, 24));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut cpu = Cpu::new(Arc::new(Pool::new(threads).expect("threads")), Isa::detect());
+    let pool = Arc::new(Pool::new(threads).expect("threads"));
+    let mut cpu = Cpu::new(Arc::clone(&pool), Isa::detect());
     let shape = KvShape { heads: kv_heads, key_dim: dim, value_dim: dim, block_size: BLOCK };
     for (name, kind, bytes) in [("f32", KvType::F32, 4), ("f16", KvType::F16, 2), ("q8_0", KvType::Q8, 1)] {
         let most = 8192 + BLOCK;
@@ -48,14 +49,16 @@ fn main() {
             let read = (2 * (depth + 1) * kv_heads * dim * bytes) as f64 / time;
             println!("{name}: a token after {depth:5}: {:8.1} us per layer, {:5.1} GB/s", time * 1e6, read / 1e9);
         }
-        for tokens in [512, 2048] {
-            let time = seconds(&mut cpu, (heads, dim), &caches[..2], 0, tokens);
-            let operations = (tokens * (tokens + 1) / 2 * heads * dim * 4) as f64;
-            println!(
-                "{name}: a prompt of {tokens:5}: {:8.1} us per layer, {:5.1} GFLOP/s",
-                time * 1e6,
-                operations / time / 1e9
-            );
+        for (depth, tokens) in [(0, 512), (0, 2048), (4096, 512)] {
+            let operations = (tokens * (2 * depth + tokens + 1) / 2 * heads * dim * 4) as f64;
+            for (how, rounds) in [("floats", false), ("16 bits", true)] {
+                let mut cpu = Cpu::new(Arc::clone(&pool), Isa::detect()).rounding(rounds);
+                let time = seconds(&mut cpu, (heads, dim), &caches[..2], depth, tokens);
+                let (micros, rate) = (time * 1e6, operations / time / 1e9);
+                println!(
+                    "{name}: {tokens:4} tokens after {depth:4}, {how:7}: {micros:8.1} us per layer, {rate:5.1} GFLOP/s"
+                );
+            }
         }
     }
 }

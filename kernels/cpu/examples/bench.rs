@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(2), |n| n.parse())?;
     let isa = Isa::named(&std::env::args().nth(2).unwrap_or_else(|| "auto".into()))?;
     let pool = Arc::new(Pool::new(threads)?);
-    let mut cpu = Cpu::new(Arc::clone(&pool), isa);
+    let mut cpu = Cpu::new(Arc::clone(&pool), isa).rounding(true);
     let limits = cpu.measure_limits()?;
     let peak = limits.int8.unwrap_or(f64::NAN);
     println!("{threads} threads, {}: {:.1} GB/s, {:.0} GMAC/s of int8", isa.name(), limits.read / 1e9, peak / 1e9);

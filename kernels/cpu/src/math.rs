@@ -25,6 +25,21 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(e, s.exp2i(n))
 }
 
+/// `2^x` of x up to 127, to 1e-7 of it. Below -126 the result is 1e-38 instead of a smaller number.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+    // In this order, NaN stays NaN.
+    let x = s.max(s.splat(-126.0), x);
+    let n = s.round(x);
+    // Minimax polynomial for 2^r with |r| <= 1/2.
+    let p = polynomial(
+        s,
+        s.sub(x, n),
+        [1.327_647_196e-3, 9.675_541_739e-3, 5.550_713_277e-2, 2.402_211_972e-1, 6.931_469_671e-1, 1.000_000_072],
+    );
+    s.mul(p, s.exp2i(n))
+}
+
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
     let mut sum = s.splat(coefficients[0]);

@@ -3,13 +3,17 @@
 
 //!
 //! Where a step has few tasks and long contexts, as in generation, what each task sees is split into parts, so that all
-//! threads take part; their results are joined afterwards.
+//! threads take part; their results are joined afterwards. Many tokens of a sequence go another way, see `wide`.
 
 mod elements;
+mod staging;
 mod task;
 mod vectors;
+mod weights;
+mod wide;
 
 use task::{Results, Task, join, part_floats, scratch_floats};
+use wide::Wide;
 
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
@@ -63,10 +67,12 @@ impl Sequences<'_> {
         window.map_or(last, |w| last.min(w as usize))
     }
 
-    /// The sequence of a tile of `size` tokens, and its tokens.
-    fn tile(&self, mut tile: usize, size: usize) -> (usize, std::ops::Range<usize>) {
+    /// The sequence of a tile, and its tokens; `size` says, by the length of a sequence, how many tokens its tiles have, 0
+    /// if there are none.
+    fn tile(&self, mut tile: usize, size: impl Fn(usize) -> usize) -> (usize, std::ops::Range<usize>) {
         for (sequence, length) in self.lengths().enumerate() {
-            let tiles = length.div_ceil(size);
+            let size = size(length);
+            let tiles = tiles(length, size);
             if tile < tiles {
                 let start = self.query_start[sequence] as usize;
                 return (sequence, start + tile * size..start + length.min((tile + 1) * size));
@@ -86,6 +92,11 @@ impl Sequences<'_> {
         }
         exact("block tables", self.block_tables.len(), (self.query_start.len() - 1).saturating_mul(self.max_blocks))
     }
+}
+
+/// Tiles of a sequence.
+fn tiles(length: usize, size: usize) -> usize {
+    if size == 0 { 0 } else { length.div_ceil(size) }
 }
 
 /// Tokens per task and rows per task.
@@ -116,7 +127,8 @@ impl Cpu {
         // Rounding up, the parts of all tasks are less than twice as many as wanted.
         let parts = 2 * TASKS * threads;
         let packed = if threads > 1 { parts.saturating_mul(rows).saturating_mul(part_floats(value_dim)) } else { 0 };
-        Needs { packed, per_thread: scratch_floats(rows, block_size, key_dim, value_dim) }
+        let wide = wide::scratch_floats(heads / kv_heads.max(1), key_dim, value_dim);
+        Needs { packed, per_thread: scratch_floats(rows, block_size, key_dim, value_dim).max(wide) }
     }
 
     /// `q` `[T, heads, key_dim]` attends to the cache, which holds the keys and values of all positions up to each
@@ -140,8 +152,10 @@ impl Cpu {
         exact("outputs of attention", out.len(), tokens.saturating_mul(heads).saturating_mul(shape.value_dim))?;
         exact("sinks of attention", attention.sinks.map_or(heads, <[f32]>::len), heads)?;
         sequences.check()?;
-        let (tile, _) = task_shape(heads, shape.heads);
-        let tasks = sequences.lengths().map(|n| n.div_ceil(tile)).sum::<usize>() * shape.heads;
+        self.wide(attention, cache, sequences, q, out)?;
+        let (few, wide) = (task_shape(heads, shape.heads).0, self.rounds && self.isa.int8().is_some());
+        let tile = |n: usize| if wide && n >= wide::FEWEST { 0 } else { few };
+        let tasks = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>() * shape.heads;
         let threads = self.pool.threads();
         let parts = parts(tasks, sequences.longest(attention.window), threads);
         let dims = (shape.key_dim, shape.value_dim);
@@ -168,5 +182,41 @@ impl Cpu {
             each.zip(out.chunks_exact_mut(dim)).for_each(|(parts, out)| join(parts, out));
         }
         Ok(())
+    }
+
+    /// The sequences that have many tokens in the step, if they may be rounded. Later tokens come first: they take longer.
+    fn wide(
+        &mut self,
+        attention: Attention<'_>,
+        cache: &KvCache,
+        sequences: Sequences<'_>,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let (shape, threads) = (cache.shape, self.pool.threads());
+        let Some(token) = self.isa.int8().filter(|_| self.rounds) else { return Ok(()) };
+        let (few, group) = (task_shape(attention.heads, shape.heads).0, attention.heads / shape.heads);
+        let tile = |n| if n >= wide::FEWEST { wide::tokens(n, group, shape.heads, threads) } else { 0 };
+        let tasks = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>() * shape.heads;
+        let dims = (shape.key_dim, shape.value_dim);
+        let needs = Cpu::attention_needs(attention.heads, shape.heads, shape.block_size, dims, threads);
+        let isa = self.isa;
+        let (_, scratch) = self.workspace.parts(needs)?;
+        let out = SharedMut::new(out);
+        let results = Results::Whole(&out);
+        self.pool.parallel_for(tasks, 1, |thread, range| {
+            let mut memory = scratch.lock(thread);
+            for i in range {
+                let (sequence, tokens) = sequences.tile((tasks - 1 - i) / shape.heads, tile);
+                let (kv_head, mut finite) = (i % shape.heads, true);
+                let (all, scratch) = (tokens.clone(), floats(&mut memory));
+                let task = Task { attention, cache, sequences, sequence, tokens, kv_head, q, results, scratch };
+                token.run(Wide { task, finite: &mut finite });
+                for first in all.clone().step_by(few).filter(|_| !finite) {
+                    let (tokens, scratch) = (first..all.end.min(first + few), floats(&mut memory));
+                    isa.run(Task { attention, cache, sequences, sequence, tokens, kv_head, q, results, scratch });
+                }
+            }
+        })
     }
 }

@@ -83,13 +83,13 @@ impl Kernel for Task<'_, '_> {
 
 impl Task<'_, '_> {
     #[inline(always)]
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.attention.heads / self.cache.shape.heads
     }
 
     /// Number of a row's head among all rows of the step.
     #[inline(always)]
-    fn head(&self, row: usize) -> usize {
+    pub(super) fn head(&self, row: usize) -> usize {
         let group = self.group();
         (self.tokens.start + row / group) * self.attention.heads + self.kv_head * group + row % group
     }
@@ -153,13 +153,13 @@ impl Task<'_, '_> {
 
     /// The number in the cache of a block of the sequence.
     #[inline(always)]
-    fn block(&self, b: usize) -> usize {
+    pub(super) fn block(&self, b: usize) -> usize {
         self.sequences.block_tables[self.sequence * self.sequences.max_blocks + b] as usize
     }
 
     /// The oldest position that a query sees.
     #[inline(always)]
-    fn oldest(&self, position: usize) -> usize {
+    pub(super) fn oldest(&self, position: usize) -> usize {
         self.attention.window.map_or(0, |w| (position + 1).saturating_sub(w as usize))
     }
 

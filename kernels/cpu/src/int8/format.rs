@@ -69,6 +69,16 @@ pub(crate) trait Codes {
     /// # Safety
     /// `block` is the first of the vectors of a block, at the first lane wanted, whose number is `lane`.
     unsafe fn quad<S: Int8>(s: S, block: *const u8, lane: usize, quad: usize) -> S::I;
+    /// Whether `whole` may unpack.
+    const POINTS: bool = false;
+    /// Unpacks all quads of a block, 64 bytes each for the 16 rows, if there are instructions for it, and says whether there
+    /// are.
+    /// # Safety
+    /// `block` is the first of the vectors of a block, `to` is writable for 512 bytes.
+    #[inline(always)]
+    unsafe fn whole<S: Int8>(_: S, _block: *const u8, _to: *mut u8) -> bool {
+        false
+    }
     /// The vectors of a row, of which each element is its four bytes, from the codes of its quads; of points of a grid
     /// these are the words that `unpack` gives. The last element is what follows the vectors.
     fn pack(quads: [u32; 8]) -> [u32; 8];

@@ -22,11 +22,11 @@ use crate::shared::SharedMut;
 use crate::workspace::{Held, Rounded, floats};
 
 /// Columns of a block.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 /// Bytes of the codes of a block of a row of x.
 pub(super) const X_CODES: usize = 2 * BLOCK;
 /// Bytes of a block of a row of x: the codes, and in tiles behind those of all rows an f32, its scale.
-const X_BLOCK: usize = X_CODES + 4;
+pub(super) const X_BLOCK: usize = X_CODES + 4;
 /// The largest codes.
 const MOST: f32 = 4095.0;
 const X_MOST: f32 = 8191.0;
@@ -40,7 +40,7 @@ const TASK_ROWS: usize = 128;
 const LEAST: f32 = 1e-30;
 
 /// Bytes of a row of x.
-fn x_row_bytes(cols: usize) -> usize {
+pub(super) fn x_row_bytes(cols: usize) -> usize {
     cols.div_ceil(BLOCK) * X_BLOCK
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn scratch(n: usize, cols: usize) -> usize {
 
 /// The columns of a block that lie side by side in lane `pair`, low half and high half: those of two vectors of x.
 #[inline(always)]
-const fn pair_columns<S: Int8>(pair: usize) -> [usize; 2] {
+pub(crate) const fn pair_columns<S: Int8>(pair: usize) -> [usize; 2] {
     let first = pair / S::LANES * 2 * S::LANES + pair % S::LANES;
     [first, first + S::LANES]
 }
@@ -128,7 +128,7 @@ impl Kernel8 for RoundTiles<'_, '_> {
 
 /// Blocks of a panel: of each two columns ([`pair_columns`]) their codes side by side in a lane, vector by vector; then the
 /// scales.
-struct Codes16;
+pub(super) struct Codes16;
 
 impl Unpacked for Codes16 {
     const X_BYTES: usize = X_BLOCK;

@@ -8,6 +8,8 @@ mod halves;
 mod one_row;
 mod pack;
 mod panel;
+#[cfg(target_arch = "x86_64")]
+mod points;
 mod product;
 mod scales;
 mod simd;
@@ -16,6 +18,7 @@ mod tile;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
+pub(crate) mod words;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -1,6 +1,7 @@
 //! Products of interleaved weights with one row of x, whose codes are unpacked as they are used.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{BLOCK_BYTES, Numbers, quad_place, row_bytes};
@@ -125,7 +126,12 @@ unsafe fn unit<S: Int8, P: Packing, const V: usize>(
         let mut codes = unit.add(P::K::BYTES);
         for number in 0..P::K::BLOCKS {
             ask_ahead::<S, P>(s, unit, number);
-            let packed = PackedBlock::<S, P, V> { unit, heads, codes, number, format: PhantomData };
+            // Groups are as many rows as `whole` unpacks.
+            let mut quads = MaybeUninit::<[u8; 64 * 8]>::uninit();
+            let to = quads.as_mut_ptr().cast::<u8>();
+            let whole = P::C::POINTS && V * S::LANES == ROWS && P::C::whole(s, codes, to);
+            let (codes_at, whole) = if whole { (to.cast_const(), true) } else { (codes, false) };
+            let packed = PackedBlock::<S, P, V> { unit, heads, codes: codes_at, whole, number, format: PhantomData };
             block::<S, P::Products, <P::K as Scales>::Form, _, V, 1>(s, packed, x, sums);
             codes = codes.add(code_bytes::<P::C>());
             x = x.add(BLOCK_BYTES);
@@ -228,11 +234,13 @@ unsafe fn block_in_numbers<S: Int8, P: Packing, const V: usize>(
     }
 }
 
-/// As it lies in a group.
+/// As it lies in a group, or with its codes unpacked.
 struct PackedBlock<S: Int8, P, const V: usize> {
     unit: *const u8,
     heads: [[S::F; 2]; V],
     codes: *const u8,
+    /// Whether the codes have been unpacked.
+    whole: bool,
     /// Of the unit's blocks.
     number: usize,
     format: PhantomData<P>,
@@ -258,7 +266,12 @@ impl<S: Int8, P: Packing, const V: usize> Block<S> for PackedBlock<S, P, V> {
     #[inline(always)]
     unsafe fn codes(self, s: S, quad: usize, v: usize) -> S::I {
         // SAFETY: the caller's contract.
-        unsafe { P::C::quad(s, self.codes.add(4 * v * S::LANES), v * S::LANES, quad) }
+        unsafe {
+            match P::C::POINTS && self.whole {
+                true => s.load(self.codes.add(64 * quad + 4 * v * S::LANES)),
+                false => P::C::quad(s, self.codes.add(4 * v * S::LANES), v * S::LANES, quad),
+            }
+        }
     }
 
     #[inline(always)]

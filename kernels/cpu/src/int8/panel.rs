@@ -3,6 +3,7 @@
 //! other.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{BLOCK_BYTES, row_bytes, tiles};
@@ -139,8 +140,16 @@ unsafe fn unpack<S: Int8, P: Packing>(
                 let head = P::K::head(s, scales, lane);
                 for b in 0..P::K::BLOCKS {
                     let codes = scales.add(P::K::BYTES + b * code_bytes::<P::C>() + 4 * lane);
+                    let mut whole = MaybeUninit::<[u8; 64 * 8]>::uninit();
+                    let quads = whole.as_mut_ptr().cast::<u8>();
+                    // Vectors are as many rows as `whole` unpacks.
+                    let whole = P::C::POINTS && S::LANES == ROWS && P::C::whole(s, codes, quads);
                     for quad in 0..8 {
-                        put(s, s.as_f32(P::C::quad(s, codes, lane, quad)), &mut to, vectors * vector);
+                        let codes = match whole {
+                            true => s.load(quads.add(64 * quad)),
+                            false => P::C::quad(s, codes, lane, quad),
+                        };
+                        put(s, s.as_f32(codes), &mut to, vectors * vector);
                     }
                     for part in 0..P::K::PARTS {
                         let [scale, min] = P::K::get(s, scales, lane, head, (b, part));

@@ -4,6 +4,7 @@
 //! instructions, so only pointers remain unsafe.
 
 use super::format::BLOCK;
+use super::grid::Points;
 #[cfg(target_arch = "x86_64")]
 use super::{vnni256::Vnni256, x86::Vnni512};
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +26,8 @@ pub(super) fn sign_places(quad: usize) -> [u8; 16] {
 pub(crate) trait Int8: Copy + Send + Sync + 'static {
     type I: Copy;
     type F: Copy;
+    /// The operations of floats.
+    type Simd: crate::simd::Simd<V = Self::F, I = Self::I>;
     /// 8 or 16.
     const LANES: usize;
     /// Vectors of weights, 1 or 2, of the register tile of products with many rows.
@@ -33,6 +36,8 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     const SIGNED: bool;
     /// Whether `dot` adds in each half of a lane, 16 bits, of which `total` makes one sum; else in lanes.
     const PAIRS: bool;
+
+    fn simd(self) -> Self::Simd;
 
     /// Calls a kernel.
     fn enter<K: Kernel8>(self, kernel: K);
@@ -72,6 +77,14 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn total(self, sum: Self::I) -> Self::I;
     /// The same times a whole number per lane, of 16 bits.
     fn scaled(self, sum: Self::I, number: Self::I) -> Self::I;
+    /// Unpacks a block of points for 16 rows, quad after quad, if there are instructions for all of that at once, and says
+    /// whether there are.
+    /// # Safety
+    /// `block` is readable for a block, `to` is writable for 512 bytes.
+    #[inline(always)]
+    unsafe fn points<P: Points>(self, _block: *const u8, _to: *mut u8) -> bool {
+        false
+    }
     /// Adds the products of four quads of `R` rows of x as `dot` does, with `WIDE` as `dot_wide`, if there are instructions
     /// for all of that at once, and says whether there are. A quad lies in `weights` vector after vector.
     /// # Safety

@@ -52,11 +52,16 @@ macro_rules! as_avx2 {
 impl Int8 for Vnni256 {
     type I = __m256i;
     type F = __m256;
+    type Simd = Avx2;
     const LANES: usize = 8;
     const VECTORS: usize = 2;
     const SIGNED: bool = false;
     const PAIRS: bool = false;
 
+    #[inline(always)]
+    fn simd(self) -> Avx2 {
+        self.0
+    }
     #[inline(always)]
     fn enter<K: Kernel8>(self, kernel: K) {
         // SAFETY: the token proves the instruction set.

@@ -3,17 +3,19 @@
 use std::arch::x86_64::*;
 
 use super::format::BLOCK;
+use super::grid::Points;
+use super::points;
 use super::simd::{Int8, Kernel8, sign_bits, sign_places};
 use super::tile;
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 
-/// AVX-512 with VNNI.
+/// AVX-512 with VNNI, and whether bytes may be permuted (VBMI).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Vnni512(());
+pub(crate) struct Vnni512(Avx512, bool);
 
 impl Vnni512 {
-    pub(crate) fn detect(_: Avx512) -> Option<Vnni512> {
-        is_x86_feature_detected!("avx512vnni").then_some(Vnni512(()))
+    pub(crate) fn detect(token: Avx512) -> Option<Vnni512> {
+        is_x86_feature_detected!("avx512vnni").then(|| Vnni512(token, is_x86_feature_detected!("avx512vbmi")))
     }
 }
 
@@ -70,11 +72,16 @@ pub(super) use forward;
 impl Int8 for Vnni512 {
     type I = __m512i;
     type F = __m512;
+    type Simd = Avx512;
     const LANES: usize = 16;
     const VECTORS: usize = 2;
     const SIGNED: bool = false;
     const PAIRS: bool = false;
 
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
     #[inline(always)]
     fn enter<K: Kernel8>(self, kernel: K) {
         // SAFETY: the token proves the instruction set.
@@ -108,6 +115,15 @@ impl Int8 for Vnni512 {
         x: *const u8,
     ) -> bool {
         tile::call!(sums, weights, x, (V, R) { 2 words512_2 4 words512_4 5 words512_5 6 words512_6 })
+    }
+
+    #[inline(always)]
+    unsafe fn points<P: Points>(self, block: *const u8, to: *mut u8) -> bool {
+        if self.1 {
+            // SAFETY: the token proves the instruction set, with what it has been asked for; the rest is the caller's contract.
+            unsafe { points::unpack::<P>(block, to) };
+        }
+        self.1
     }
 
     #[inline(always)]
@@ -186,12 +202,17 @@ impl Int8 for Vnni512 {
 impl Int8 for Avx2 {
     type I = __m256i;
     type F = __m256;
+    type Simd = Avx2;
     const LANES: usize = 8;
     const VECTORS: usize = 2;
     // Two products of an unsigned byte above 128 do not fit the 16 bits in which the instruction adds them.
     const SIGNED: bool = true;
     const PAIRS: bool = true;
 
+    #[inline(always)]
+    fn simd(self) -> Avx2 {
+        self
+    }
     #[inline(always)]
     fn enter<K: Kernel8>(self, kernel: K) {
         // SAFETY: the token proves the instruction set.
