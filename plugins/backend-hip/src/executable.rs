@@ -1,5 +1,6 @@
 //! A program on a device: its memory, and one step after the other.
 
+mod check;
 mod recorded;
 mod sampling;
 
@@ -13,7 +14,7 @@ use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, 
 use crate::build;
 use crate::cache::Caches;
 use crate::gpu::Gpu;
-use crate::graph::{Graphs, Key};
+use crate::graph::Graphs;
 use crate::memory::{DeviceBuffer, Pinned, Stream};
 use crate::metadata::{Layout, Rows};
 use crate::options::{ActivationOption, HipOptions};
@@ -21,6 +22,7 @@ use crate::plan::Plan;
 use crate::profile::Profile;
 use crate::run::{Run, attention_scratch};
 use crate::weights::Weights;
+use check::Checked;
 use sampling::Sampling;
 
 /// A program with its memory on one device.
@@ -75,8 +77,8 @@ fn single(step: &Step<'_>) -> bool {
 /// A step that was submitted.
 struct Running {
     rows: Rows,
-    /// The recorded step that ran the second time, and what the first run gave.
-    checked: Option<(Key, Results)>,
+    /// Where a recorded step runs for the first time: what to compare it with.
+    checked: Option<Checked>,
 }
 
 /// What a step has brought to the host.
@@ -84,13 +86,6 @@ struct Results {
     /// The outputs one behind the other, all rows of logits among them.
     values: Vec<f32>,
     tokens: Vec<u32>,
-}
-
-impl Results {
-    fn differ(&self, other: &Results) -> bool {
-        let values = self.values.iter().zip(&other.values);
-        values.into_iter().any(|(a, b)| a.to_bits() != b.to_bits()) || self.tokens != other.tokens
-    }
 }
 
 impl HipExecutable {
@@ -339,19 +334,8 @@ impl Executable for HipExecutable {
         if let Some(profile) = &mut self.profile {
             profile.end()?;
         }
-        let Some((key, first)) = running.checked else { return self.take_results(running.rows, None, outputs) };
-        let mut found = self.results(running.rows, true)?;
-        if first.differ(&found) {
-            log!(
-                Warn,
-                "device {}: a recorded step of {} sequences gave other results than the same step launched kernel by \
-                 kernel; steps are not recorded from now on",
-                self.gpu.facts,
-                key.rows.sequences
-            );
-            self.graphs_wanted = false;
-            found = first;
-        }
+        let Some(checked) = running.checked else { return self.take_results(running.rows, None, outputs) };
+        let found = self.checked(running.rows, checked)?;
         self.take_results(running.rows, Some(&found), outputs)
     }
 

@@ -443,3 +443,23 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<(String, View)>,
     pub(crate) outputs: Vec<Output>,
 }
+
+impl Plan {
+    /// The rotation at stage `i` and the attention right behind it, where one launch may do both: it reads and writes what
+    /// either does at the same time.
+    pub(crate) fn rotated_attention(&self, i: usize) -> Option<(&Rotate, &Attention)> {
+        let (Some(Stage::Rotate(r)), Some(Stage::Attention(a))) = (self.stages.get(i), self.stages.get(i + 1)) else {
+            return None;
+        };
+        (r.q_out == Some(a.q) && r.cache == Some((a.cache, a.group))).then_some((r, a))
+    }
+
+    /// The buffers that must not share bytes while stage `i` runs.
+    pub(crate) fn buffers_at(&self, i: usize) -> Vec<BufferId> {
+        let mut found = self.stages.get(i).map_or(vec![], |stage| stage.buffers(self));
+        if let Some((rotate, _)) = i.checked_sub(1).and_then(|before| self.rotated_attention(before)) {
+            found.extend(Stage::Rotate(rotate.clone()).buffers(self));
+        }
+        found
+    }
+}

@@ -100,10 +100,7 @@ impl Run<'_> {
                 continue;
             }
             if self.layout.rows.lead(stage.lead()) > 0 {
-                let both = match (stage, plan.stages.get(i + 1)) {
-                    (Stage::Rotate(r), Some(Stage::Attention(a))) => self.rotate_and_attend(r, a),
-                    _ => Ok(false),
-                };
+                let both = plan.rotated_attention(i).map_or(Ok(false), |(r, a)| self.rotate_and_attend(r, a));
                 let run = both.and_then(|both| {
                     done = both;
                     if both { Ok(()) } else { self.stage(stage) }

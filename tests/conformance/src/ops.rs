@@ -8,7 +8,7 @@ use rocmforge_program::{DType, Lead, Op, OutputBuffer, Program, Step, infer_type
 use rocmforge_reference::Interpreter;
 
 use crate::error::Error;
-use crate::paging::{LIMITS, Pager, Scenario};
+use crate::paging::{MOST_TOKENS, Pager, Scenario};
 use crate::report::Outcome;
 use crate::tolerance::{Activations, Family, compare};
 use crate::weights::Stored;
@@ -50,10 +50,10 @@ impl OpCase {
         let weights: HashMap<_, _> =
             self.weights.iter().map(|w| (w.name.clone(), (w.dtype, w.bytes.clone()))).collect();
         let mut interpreter = Interpreter::new(self.program.clone(), &weights)?;
-        let blocks = vec![LIMITS.2; program.group_count()];
+        let blocks = vec![self.scenario.blocks; program.group_count()];
         interpreter.allocate_cache(self.scenario.block_size, &blocks)?;
         let program = Arc::new(program);
-        let mut executable = compile(backend, &program, &self.weights, self.scenario.block_size)?;
+        let mut executable = compile(backend, &program, &self.weights, self.scenario)?;
         let mut pager = Pager::new(&self.program, self.scenario, &self.name);
         let tolerance = activations.widen(self.family.tolerance());
         for (i, chunks) in self.scenario.steps.iter().enumerate() {
@@ -83,22 +83,21 @@ pub fn file_of(weights: &[Stored]) -> Result<GgufFile, Error> {
     Ok(GgufFile::from_bytes(Path::new("conformance.gguf"), &writer.to_bytes())?)
 }
 
-/// Compiles a program, binds its weights and allocates its cache.
+/// Compiles a program for the steps of a scenario, binds its weights and allocates its cache.
 pub fn compile(
     backend: &Backend,
     program: &Arc<Program>,
     weights: &[Stored],
-    block_size: usize,
+    scenario: Scenario,
 ) -> Result<Executable, Error> {
-    let (max_sequences, max_tokens, blocks) = LIMITS;
     let options = CompileOptions {
-        max_tokens: max_tokens as u32,
-        max_sequences: max_sequences as u32,
-        block_size: block_size as u32,
+        max_tokens: MOST_TOKENS as u32,
+        max_sequences: scenario.sequences as u32,
+        block_size: scenario.block_size as u32,
     };
     let mut executable = backend.compile(Arc::clone(program), Arc::new(file_of(weights)?), options)?;
     executable.bind_weights(&mut |_| {})?;
-    executable.allocate_cache(&vec![blocks as u64; program.group_count()])?;
+    executable.allocate_cache(&vec![scenario.blocks as u64; program.group_count()])?;
     Ok(executable)
 }
 

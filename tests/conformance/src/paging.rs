@@ -43,6 +43,10 @@ impl OwnedStep {
 pub struct Scenario {
     /// Tokens per block.
     pub block_size: usize,
+    /// Sequences in a step at most.
+    pub sequences: usize,
+    /// Blocks of each cache group.
+    pub blocks: usize,
     /// Tokens that every sequence has behind it at the start; 0 where there is a cache.
     pub start: usize,
     /// Sequence and number of tokens, step by step.
@@ -50,15 +54,19 @@ pub struct Scenario {
 }
 
 /// One, a few, and many rows: backends have a kernel for each.
-pub const ROWS: Scenario = Scenario { block_size: 16, start: 3, steps: &[&[(0, 1)], &[(1, 5)], &[(0, 2), (2, 17)]] };
+pub const ROWS: Scenario =
+    Scenario { block_size: 16, start: 3, steps: &[&[(0, 1)], &[(1, 5)], &[(0, 2), (2, 17)]], ..USUAL };
+
+const USUAL: Scenario = Scenario { block_size: 4, sequences: 4, blocks: 48, start: 0, steps: &[] };
+
+/// As many rows as backends take at once where they read each weight once.
+pub const FULL: Scenario = Scenario { start: 3, steps: &[&[(0, 64)]], ..USUAL };
 
 /// As [`ROWS`], at positions where an angle in f32 has few digits left after the point.
 pub const FAR: Scenario = Scenario { start: 100_000, ..ROWS };
 
 /// Prefill, decode, both in one step, chunked prefill, and sequences in changing order.
 pub const MIXED: Scenario = Scenario {
-    block_size: 4,
-    start: 0,
     steps: &[
         &[(0, 7)],
         &[(0, 1), (1, 5)],
@@ -67,17 +75,37 @@ pub const MIXED: Scenario = Scenario {
         &[(2, 1)],
         &[(2, 1), (1, 6), (0, 1)],
     ],
+    ..USUAL
 };
+
+/// Several sequences that get a token each, as in decoding.
+pub const TOGETHER: Scenario = Scenario { sequences: 8, steps: &[EIGHT; 4], ..USUAL };
+const EIGHT: &[(usize, usize)] = &each::<8>();
+
+/// As [`TOGETHER`] with 64 of them.
+pub const CROWD: Scenario = Scenario { sequences: 64, blocks: 128, steps: &[SIXTY_FOUR; 5], ..USUAL };
+const SIXTY_FOUR: &[(usize, usize)] = &each::<64>();
+
+/// A token for each of the first sequences.
+const fn each<const N: usize>() -> [(usize, usize); N] {
+    let mut chunks = [(0, 1); N];
+    let mut i = 0;
+    while i < N {
+        chunks[i].0 = i;
+        i += 1;
+    }
+    chunks
+}
 
 /// Contexts that span many blocks.
 pub const LONG: Scenario = Scenario {
     block_size: 16,
-    start: 0,
     steps: &[&[(0, 50)], &[(0, 1)], &[(1, 37), (0, 1)], &[(0, 30), (1, 1)], &[(1, 1), (0, 1)]],
+    ..USUAL
 };
 
-/// Sequences in a step at most, tokens in a step at most, and blocks per cache group of every scenario.
-pub const LIMITS: (usize, usize, usize) = (4, 64, 48);
+/// Tokens in a step of any scenario at most.
+pub const MOST_TOKENS: usize = 64;
 
 /// Gives out blocks as a host does, in an order without pattern.
 pub struct Pager<'a> {
@@ -100,9 +128,9 @@ impl<'a> Pager<'a> {
     pub fn new(program: &'a Program, scenario: Scenario, name: &str) -> Pager<'a> {
         let mut random = Random::new(name);
         let groups = program.group_count();
-        let free = (0..groups).map(|_| random.permutation(LIMITS.2)).collect();
+        let free = (0..groups).map(|_| random.permutation(scenario.blocks)).collect();
         let sequence = Sequence { len: scenario.start, tables: vec![vec![]; groups] };
-        Pager { program, scenario, random, free, sequences: vec![sequence; LIMITS.0], made: 0 }
+        Pager { program, scenario, random, free, sequences: vec![sequence; scenario.sequences], made: 0 }
     }
 
     /// A step in which these sequences get these numbers of tokens.
@@ -119,12 +147,14 @@ impl<'a> Pager<'a> {
         for &(s, n) in chunks {
             self.sequences[s].len += n;
         }
-        // Any rows in any order, one of them twice, and once none at all.
+        // Any rows in any order, one of them twice, and once none at all; in decoding every second time each, as hosts ask.
         let mut rows = self.random.permutation(tokens);
         rows.truncate(1 + self.random.below(tokens));
         rows.push(rows[0]);
         if self.made == 2 {
             rows.clear();
+        } else if self.made.is_multiple_of(2) && tokens > 1 && tokens == chunks.len() {
+            rows = (0..tokens as u32).collect();
         }
         self.made += 1;
         let vocab = self.program.info.vocab_size;

@@ -9,7 +9,7 @@ use rocmforge_reference::sample;
 use crate::error::Error;
 use crate::net::Net;
 use crate::ops::{OpCase, compile};
-use crate::paging::{OwnedStep, Pager, Scenario};
+use crate::paging::{OwnedStep, Pager, ROWS, Scenario};
 use crate::random::Random;
 use crate::report::Outcome;
 use crate::tolerance::Family;
@@ -17,7 +17,7 @@ use crate::tolerance::Family;
 /// How far, in quantiles, a backend may be off where two tokens meet: weights are f32 and sums are rounded.
 const SLACK: f64 = 1e-5;
 /// Many rows in a step, and one.
-const STEPS: Scenario = Scenario { block_size: 16, start: 3, steps: &[&[(0, 24), (1, 30)], &[(2, 1)], &[(0, 1)]] };
+const STEPS: Scenario = Scenario { steps: &[&[(0, 24), (1, 30)], &[(2, 1)], &[(0, 1)]], ..ROWS };
 
 /// One way of drawing.
 pub struct SampleCase {
@@ -51,7 +51,7 @@ impl SampleCase {
 
     fn compare(&self, backend: &Backend) -> Result<Outcome, Error> {
         let case = net()?;
-        let mut executable = compile(backend, &Arc::new(case.program.clone()), &case.weights, STEPS.block_size)?;
+        let mut executable = compile(backend, &Arc::new(case.program.clone()), &case.weights, STEPS)?;
         if !executable.samples() {
             return Ok(Outcome::Skipped("it does not announce sample/1".into()));
         }

@@ -131,6 +131,29 @@ fn without_hip_the_processor_serves_and_one_line_says_so() {
 }
 
 #[test]
+fn a_recorded_step_that_gives_something_else_is_told_and_not_used() {
+    if !ready() {
+        return;
+    }
+    let (temporary, config, model) = small("");
+    let run = |stand_in: StandIn| {
+        let out = temporary.path().join("logits.npy").display().to_string();
+        let more = ["--tokens", "5,9,2", "--chunk", "1", "--context-length", "64", "--out", &out];
+        let output =
+            stand_in.host(&[&["--config", &config, "logits", "--model", &model, "--no-fallback"][..], &more].concat());
+        let log = log_of(&output);
+        assert!(output.status.success(), "{log}");
+        (npy_f32(out).1, log)
+    };
+    let (expected, log) = run(StandIn::new(32));
+    assert!(!log.contains("gave other results"), "{log}");
+    let (found, log) = run(StandIn::new(32).with("HIP_STAND_IN_GRAPHS", "stale"));
+    assert!(log.contains("gave other results") && log.contains("'logits' in 1 of 1 rows"), "{log}");
+    assert!(log.contains("repeated kernel by kernel it gives the same"), "{log}");
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn a_failing_device_ends_the_step_with_its_words() {
     if !ready() {
         return;

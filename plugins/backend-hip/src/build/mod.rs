@@ -2,6 +2,8 @@
 
 mod fuse;
 mod operations;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -337,7 +339,7 @@ impl<'a> Builder<'a> {
             self.plan.outputs.push(Output { name: output.name.clone(), view });
         }
         let kept: Vec<BufferId> = self.plan.outputs.iter().filter_map(|o| o.view.buffer()).collect();
-        let uses: Vec<Vec<BufferId>> = self.plan.stages.iter().map(|s| s.buffers(&self.plan)).collect();
+        let uses: Vec<Vec<BufferId>> = (0..self.plan.stages.len()).map(|i| self.plan.buffers_at(i)).collect();
         self.plan.row_bytes = place(&mut self.plan.buffers, &uses, &kept);
         Ok(self.plan)
     }

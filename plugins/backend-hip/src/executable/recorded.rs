@@ -3,7 +3,8 @@
 use rocmforge_sdk::program::Step;
 use rocmforge_sdk::{Result, log};
 
-use super::{HipExecutable, Results, single};
+use super::check::Checked;
+use super::{HipExecutable, single};
 use crate::graph::{Graph, Key, bucket};
 use crate::metadata::{Layout, Rows};
 
@@ -21,7 +22,7 @@ impl HipExecutable {
 
     /// Launches a decoding step as it was recorded. The first of its kind is launched kernel by kernel, recorded, and
     /// launched again as recorded, to compare.
-    pub(super) fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<(Key, Results)>> {
+    pub(super) fn launch_recorded(&mut self, layout: &Layout, key: Key, rows: Rows) -> Result<Option<Checked>> {
         match self.graphs.get(&key) {
             Some(Some(graph)) => {
                 // SAFETY: graphs are cleared when buffers are replaced.
@@ -46,7 +47,7 @@ impl HipExecutable {
                 // SAFETY: as above.
                 unsafe { graph.launch(&self.stream)? };
                 self.graphs.insert(key, Some(graph));
-                Ok(Some((key, first)))
+                Ok(Some(Checked { key, layout: layout.clone(), first }))
             }
             Err(e) if self.gpu.is_lost() => Err(e),
             Err(e) => {

@@ -260,11 +260,10 @@ impl Run<'_> {
         }
     }
 
-    /// A rotation and the attention that reads it in one launch, where the step has one token per sequence and the kernel takes
-    /// it; false where not.
+    /// A [rotation and the attention that reads it](crate::plan::Plan::rotated_attention) in one launch, where the step has one
+    /// token per sequence and the kernel takes it; false where not.
     pub(super) fn rotate_and_attend(&mut self, r: &Rotate, a: &Attention) -> Result<bool> {
-        let alike = r.q_out == Some(a.q) && r.cache == Some((a.cache, a.group));
-        if !self.single || !alike {
+        if !self.single {
             return Ok(false);
         }
         let (attention, at_once) = self.attending(a)?;

@@ -4,7 +4,7 @@ use super::Cases;
 use crate::error::Error;
 use crate::net::Net;
 use crate::ops::OpCase;
-use crate::paging::ROWS;
+use crate::paging::{FULL, ROWS, Scenario};
 use crate::tolerance::Family;
 
 pub(super) fn cases() -> Cases {
@@ -17,6 +17,10 @@ pub(super) fn cases() -> Cases {
         for (rows, columns) in [(33, 512), (128, 256)] {
             cases.push(linear(&format!("linear/{dtype}/{rows}x{columns}"), dtype, rows, columns, false)?);
         }
+    }
+    // Long rows and a full batch: what is divided by columns, and what goes around shared memory in several steps.
+    for dtype in [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K] {
+        cases.push(linear_at(&format!("linear/{dtype}/40x4096, 64 rows"), dtype, [40, 4096], false, FULL)?);
     }
     let mut net = Net::new("embed/scale");
     let x = net.embed(24, DType::F32, -3.5)?;
@@ -35,13 +39,18 @@ pub(super) fn cases() -> Cases {
 }
 
 fn linear(name: &str, dtype: DType, rows: usize, columns: usize, bias: bool) -> Result<OpCase, Error> {
+    linear_at(name, dtype, [rows, columns], bias, ROWS)
+}
+
+fn linear_at(name: &str, dtype: DType, dims: [usize; 2], bias: bool, scenario: Scenario) -> Result<OpCase, Error> {
+    let [rows, columns] = dims;
     let mut net = Net::new(name);
     let x = net.rows(&[columns], 1.0)?;
     let weight = net.matrix(&[rows, columns], dtype)?;
     let bias = if bias { Some(net.vector(rows, 0.0, 1.0)?) } else { None };
     let y = net.push(Op::Linear { x, weight, bias })?;
     net.output(y);
-    net.finish(Family::Matrix(dtype), ROWS)
+    net.finish(Family::Matrix(dtype), scenario)
 }
 
 fn per_head() -> Result<OpCase, Error> {

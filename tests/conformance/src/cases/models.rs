@@ -4,7 +4,7 @@ use super::Cases;
 use crate::error::Error;
 use crate::net::Net;
 use crate::ops::OpCase;
-use crate::paging::{LONG, MIXED, Scenario};
+use crate::paging::{CROWD, LONG, MIXED, Scenario, TOGETHER};
 use crate::tolerance::Family;
 
 const HIDDEN: usize = 256;
@@ -19,6 +19,8 @@ pub(super) fn cases() -> Cases {
     cases.push(model("model/gemma form", DType::F32, Form::Gemma, MIXED)?);
     cases.push(model("model/fused form", DType::F32, Form::Fused, MIXED)?);
     cases.push(model("model/experts form", DType::F32, Form::Experts, MIXED)?);
+    cases.push(model("model/several types, 8 sequences", DType::Q4_K, Form::Types, TOGETHER)?);
+    cases.push(crowd()?);
     Ok(cases)
 }
 
@@ -30,6 +32,8 @@ enum Form {
     /// Query, key and value in one matrix with bias, gate and up in one, partial rotation of halves.
     Fused,
     Experts,
+    /// As llama, with values of another type than queries and keys, and heads as wide as the hidden state, as in most files.
+    Types,
 }
 
 fn model(name: &str, dtype: DType, form: Form, scenario: Scenario) -> Result<OpCase, Error> {
@@ -67,7 +71,7 @@ fn norm(net: &mut Net, x: ValueId) -> Result<ValueId, Error> {
 }
 
 fn attention(net: &mut Net, x: ValueId, dtype: DType, form: Form, layer: u32) -> Result<ValueId, Error> {
-    let (heads, kv_heads, dim) = (4, 2, 32);
+    let (heads, kv_heads, dim) = if form == Form::Types { (8, 2, 32) } else { (4, 2, 32) };
     let sizes = [heads * dim, kv_heads * dim, kv_heads * dim];
     let parts = if form == Form::Fused {
         let weight = net.matrix(&[sizes.iter().sum(), HIDDEN], dtype)?;
@@ -75,7 +79,9 @@ fn attention(net: &mut Net, x: ValueId, dtype: DType, form: Form, layer: u32) ->
         let all = net.push(Op::Linear { x, weight, bias })?;
         net.push_many(Op::Split { x: all, sizes: sizes.to_vec() })?
     } else {
-        sizes.iter().map(|&n| net.linear(x, n, dtype)).collect::<Result<Vec<_>, _>>()?
+        let values = if form == Form::Types { DType::Q6_K } else { dtype };
+        let types = [dtype, dtype, values];
+        sizes.iter().zip(types).map(|(&n, dtype)| net.linear(x, n, dtype)).collect::<Result<Vec<_>, _>>()?
     };
     let mut q = net.reshape(parts[0], &[heads, dim])?;
     let mut k = net.reshape(parts[1], &[kv_heads, dim])?;
@@ -96,9 +102,25 @@ fn attention(net: &mut Net, x: ValueId, dtype: DType, form: Form, layer: u32) ->
     net.linear(y, HIDDEN, output)
 }
 
+/// Layers of attention alone, of 64 sequences: each writes to its cache what others must not read, and the other way round.
+fn crowd() -> Result<OpCase, Error> {
+    let mut net = Net::new("model/attention of 64 sequences");
+    let (heads, kv_heads, dim) = (8, 2, 32);
+    for layer in 0..3 {
+        let [q, k, v] = [heads, kv_heads, kv_heads].map(|n| net.rows(&[n, dim], 1.0));
+        let (q, k) = (rotate(&mut net, q?, Form::Llama)?, rotate(&mut net, k?, Form::Llama)?);
+        let cache = net.cache(layer, [kv_heads, dim, dim], None);
+        let (k, v, scale) = (Some(k), Some(v?), 0.2);
+        let attention = Attention { q, k, v, cache, scale, window: None, softcap: None, sinks: None };
+        let y = net.push(Op::Attention(attention))?;
+        net.output(y);
+    }
+    net.finish(Family::Attention, CROWD)
+}
+
 fn rotate(net: &mut Net, x: ValueId, form: Form) -> Result<ValueId, Error> {
     let (style, rotary_dim) = match form {
-        Form::Llama => (RopeStyle::Interleaved, 32),
+        Form::Llama | Form::Types => (RopeStyle::Interleaved, 32),
         Form::Fused => (RopeStyle::Half, 16),
         Form::Gemma | Form::Experts => (RopeStyle::Half, 32),
     };

@@ -13,6 +13,8 @@ pub struct Pool {
     own: Box<Runner>,
     shared: Arc<Shared>,
     helpers: usize,
+    /// Launches so far, which decide the order of blocks.
+    launches: u64,
 }
 
 struct Shared {
@@ -35,6 +37,8 @@ struct Job {
     launch: Launch,
     grid: [u32; 3],
     blocks: u64,
+    /// The launch's number.
+    number: u64,
     next: AtomicU64,
     fault: Mutex<Option<String>>,
 }
@@ -50,6 +54,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The block that comes at place `i` of so many: HIP promises no order, so launch by launch it is the usual one, the reverse, and
+/// the even blocks before the odd ones.
+fn ordered(launch: u64, i: u64, blocks: u64) -> u64 {
+    let even = blocks.div_ceil(2);
+    match launch % 3 {
+        0 => i,
+        1 => blocks - 1 - i,
+        _ if i < even => 2 * i,
+        _ => 2 * (i - even) + 1,
+    }
+}
+
 impl Job {
     /// Runs blocks until none is left or one has failed.
     fn work(&self, runner: &mut Runner) {
@@ -59,6 +75,7 @@ impl Job {
             if i >= self.blocks {
                 return;
             }
+            let i = ordered(self.number, i, self.blocks);
             let block = [i % width, i / width % height, i / width / height].map(|n| n as u32);
             // SAFETY: whoever launched vouches for the kernel and its arguments.
             if let Err(fault) = unsafe { runner.run(&self.launch, block) } {
@@ -83,7 +100,7 @@ impl Pool {
             let help = move || shared.help(&mut runner);
             std::thread::Builder::new().name(format!("hip-stand-in-{i}")).spawn(help)?;
         }
-        Ok(Self { own: Runner::new()?, shared, helpers: threads.saturating_sub(1) })
+        Ok(Self { own: Runner::new()?, shared, helpers: threads.saturating_sub(1), launches: 0 })
     }
 
     /// How often lanes were switched so far.
@@ -100,7 +117,9 @@ impl Pool {
     /// As for [`Runner::run`], for every block of the grid.
     pub unsafe fn run(&mut self, launch: &Launch, grid: [u32; 3]) -> Result<(), String> {
         let blocks: u64 = grid.iter().map(|n| u64::from(*n)).product();
-        let job = Arc::new(Job { launch: *launch, grid, blocks, next: AtomicU64::new(0), fault: Mutex::new(None) });
+        let (number, next, fault) = (self.launches, AtomicU64::new(0), Mutex::new(None));
+        self.launches += 1;
+        let job = Arc::new(Job { launch: *launch, grid, blocks, number, next, fault });
         let shared = blocks > 1 && self.helpers > 0 && blocks * launch.lanes as u64 >= FEW_LANES;
         if shared {
             let mut slot = lock(&self.shared.slot);
@@ -143,5 +162,23 @@ impl Shared {
                 self.finished.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ordered;
+
+    #[test]
+    fn every_block_has_one_place_in_every_order() {
+        let order = |launch: u64, blocks: u64| (0..blocks).map(|i| ordered(launch, i, blocks)).collect::<Vec<_>>();
+        for blocks in [1, 2, 7, 8] {
+            for launch in 0..6 {
+                let mut found = order(launch, blocks);
+                found.sort_unstable();
+                assert_eq!(found, (0..blocks).collect::<Vec<_>>(), "launch {launch}");
+            }
+        }
+        assert_eq!([order(0, 5), order(1, 5), order(2, 5)], [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 2, 4, 1, 3]]);
     }
 }

@@ -157,7 +157,12 @@ impl Executor {
             Work::Record(point) => point.reach(),
             Work::Wait(point) if !point.is_done() => self.run(runtime, point.stream, Some(point)),
             Work::Wait(_) => {}
-            Work::Graph(list) => list.iter().for_each(|work| self.perform(runtime, work, device)),
+            Work::Graph(list) => {
+                let first = list.iter().position(|work| matches!(work, Work::Launch(_)));
+                let left_out = first.filter(|_| runtime.settings.stale);
+                let run = list.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
+                run.for_each(|(_, work)| self.perform(runtime, work, device));
+            }
             _ if lost => {}
             Work::Launch(launch) => self.launch(runtime, launch, device),
             Work::Copy(to, source, bytes) => copy(runtime, *to, source, *bytes, device),

@@ -28,6 +28,8 @@ pub struct Settings {
     pub threads: usize,
     /// Whether work runs as late as HIP allows, instead of at once.
     pub late: bool,
+    /// Whether recorded work runs without its first launch, as if it were of an earlier recording.
+    pub stale: bool,
     /// Calls that fail.
     pub failures: Vec<Failure>,
     /// Where the report goes.
@@ -62,6 +64,7 @@ impl Settings {
             memory: number("HIP_STAND_IN_MEMORY", 4 << 30, 0, usize::MAX)?,
             threads: number("HIP_STAND_IN_THREADS", processors.min(4), 1, 64)?,
             late: choice("HIP_STAND_IN_STREAMS", ["late", "eager"])? == "late",
+            stale: choice("HIP_STAND_IN_GRAPHS", ["right", "stale"])? == "stale",
             failures: failures(&set("HIP_STAND_IN_FAIL").unwrap_or_default())?,
             report: set("HIP_STAND_IN_REPORT").map(PathBuf::from),
         })
@@ -108,6 +111,8 @@ mod tests {
         check("HIP_STAND_IN_DEVICES", "17", Err("from 0 to 16"));
         check("HIP_STAND_IN_MEMORY", "4k", Err("found '4k'"));
         check("HIP_STAND_IN_STREAMS", "eager", Ok(&|s| !s.late));
+        check("HIP_STAND_IN_GRAPHS", "", Ok(&|s| !s.stale));
+        check("HIP_STAND_IN_GRAPHS", "stale", Ok(&|s| s.stale));
         check(
             "HIP_STAND_IN_FAIL",
             "hipMalloc:3:2,hipModuleLaunchKernel:1:719",
