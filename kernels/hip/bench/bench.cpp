@@ -46,12 +46,29 @@ static CUfunction function(const std::string &source, const std::string &name) {
     return f;
 }
 
+// Launches may overlap as they do over the shim, unless the environment says OVERLAP=0.
+static bool overlaps(CUfunction f) {
+    static std::map<CUfunction, bool> known;
+    if (!known.count(f)) {
+        CUmodule module;
+        CUfunction mark;
+        CHECK(cuFuncGetModule(&module, f));
+        const char *wanted = getenv("OVERLAP");
+        known[f] = !(wanted && wanted[0] == '0') && cuModuleGetFunction(&mark, module, "rf_launches_overlap") == CUDA_SUCCESS;
+    }
+    return known[f];
+}
+
 template <class Args>
 static void launch(CUfunction f, uint32_t x, uint32_t y, uint32_t z, uint32_t threads, const Args &args) {
     size_t size = sizeof(Args);
     void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<Args *>(&args), CU_LAUNCH_PARAM_BUFFER_SIZE, &size,
                      CU_LAUNCH_PARAM_END};
-    CHECK(cuLaunchKernel(f, x, y, z, threads, 1, 1, 0, stream, nullptr, extra));
+    CUlaunchAttribute overlap = {};
+    overlap.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    overlap.value.programmaticStreamSerializationAllowed = 1;
+    CUlaunchConfig config = {x, y, z, threads, 1, 1, 0, stream, &overlap, overlaps(f) ? 1u : 0u};
+    CHECK(cuLaunchKernelEx(&config, f, nullptr, extra));
 }
 
 // Microseconds per call of body(i), i = 0 .. count - 1, all in one graph.
@@ -276,7 +293,7 @@ static void bench_fused(const Format &f, uint32_t rows, uint32_t columns, bool p
     auto copies = copies_of(m, cached ? 1 : 64);
     Activations a = activations(1, columns);
     const uint32_t results = pair ? rows / 2 : rows;
-    CUfunction k = function(std::string("gemv_") + f.source, std::string("rf_gemv_") + f.name + (pair ? "_1" : "_norm"));
+    CUfunction k = function(std::string("gemv_") + f.source, std::string("rf_gemv_") + f.name + (pair ? "_pair" : "_norm"));
     RfGemvArgs args = {};
     args.x = a.codes, args.scales = a.scales, args.out = allocate(results * 4);
     args.rows = rows, args.columns = columns, args.items = 1, args.x_stride = columns, args.out_stride = results, args.slots = 1;
@@ -416,6 +433,10 @@ int main(int argc, char **argv) {
     cuMemFree(b);
     for (const Format &f : FORMATS) {
         std::string n = f.name;
+        const char *only = getenv("FORMATS"); // names, to leave out the others
+        if (only && !strstr(only, f.name)) {
+            continue;
+        }
         bool main = n == "q4_0" || n == "q4_k" || n == "q6_k" || n == "q8_0";
         if (wanted("gemv") || (wanted("gemv-main") && main)) {
             bench_gemv(f, 4096, 4096, 1);

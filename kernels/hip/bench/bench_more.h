@@ -244,7 +244,7 @@ static void check_fused() {
     d.weight = planes_at(f, down_at, uint64_t(wide) * n / 32), d.x = codes, d.scales = scales, d.out = d.residual = stream_out;
     d.rows = n, d.columns = wide, d.items = 1, d.x_stride = wide, d.out_stride = n, d.slots = 1;
     d.next_codes = next, d.next_scales = next_scales, d.next_weight = weight, d.squares = squares_at, d.next_norm = 1;
-    CUfunction k = function("gemv_legacy", "rf_gemv_q4_0_1");
+    CUfunction k = function("gemv_legacy", "rf_gemv_q4_0_pair");
     launch(k, wide / 32, 1, 1, 256, g);
     CUfunction after = function("gemv_legacy", "rf_gemv_q4_0_norm");
     launch(after, n / 32, 1, 1, 512, d);

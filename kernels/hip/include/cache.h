@@ -32,6 +32,9 @@ RF_FN float rf_cache_read(uint32_t kind, const RfSlot &slot, uint32_t c) {
     return float(int8_t(slot.data[c])) * rf_f16_to_f32(slot.scales[c / 32]);
 }
 
+// As f16. Keys and values beyond its range stay at its ends rather than become infinite.
+RF_FN uint16_t rf_cached_half(float y) { return rf_f32_to_f16(y > 65504.0f ? 65504.0f : y < -65504.0f ? -65504.0f : y); }
+
 // Writes a head's `dim` elements, value(c) for each; called by a whole wave.
 template <class Value>
 RF_FN void rf_cache_write(uint32_t kind, const RfSlot &slot, uint32_t dim, bool valid, Value value) {
@@ -43,9 +46,7 @@ RF_FN void rf_cache_write(uint32_t kind, const RfSlot &slot, uint32_t dim, bool 
             continue;
         }
         if (kind == RF_CACHE_F16) {
-            // Keys and values beyond f16's range stay at its ends rather than become infinite.
-            float bounded = y > 65504.0f ? 65504.0f : y < -65504.0f ? -65504.0f : y;
-            reinterpret_cast<uint16_t *>(slot.data)[c] = rf_f32_to_f16(bounded);
+            reinterpret_cast<uint16_t *>(slot.data)[c] = rf_cached_half(y);
         } else if (kind == RF_CACHE_F32) {
             reinterpret_cast<float *>(slot.data)[c] = y;
         } else {

@@ -63,6 +63,16 @@ RF_FN float rf_abs(float x) { return rf_float(rf_bits(x) & 0x7fffffffu); }
 RF_FN uint32_t rf_lane() { return rf_thread() % RF_WAVE; }
 RF_FN uint32_t rf_wave() { return rf_thread() / RF_WAVE; }
 
+// Known to lie in global memory: otherwise CUDA's compiler emits generic loads.
+template <class T>
+RF_FN const T *rf_global(uint64_t address) {
+#if defined(__CUDACC__) && !defined(RF_TARGET_SIMT)
+    return static_cast<const T *>(__cvta_global_to_generic(address));
+#else
+    return rf_ptr<const T>(address);
+#endif
+}
+
 // ---- waves ----
 
 RF_FN float rf_shuffle(float value, uint32_t lane) { return rf_float(rf_shuffle(rf_bits(value), lane)); }

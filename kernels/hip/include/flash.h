@@ -15,14 +15,17 @@ template <uint32_t D, uint32_t POS, uint32_t WM, uint32_t WD, bool rotates = fal
 struct RfFlash {
     static constexpr uint32_t threads = WM * WD * RF_WAVE;
     static constexpr uint32_t rows = 16 * WM;
+    static constexpr bool made_here = rotates;
     static constexpr uint32_t stride = D + 8, p_stride = POS + 8;
     static constexpr uint32_t ts = POS / 16 / WD, to = D / 16 / WD; // tiles of a wave: scores, values
     static constexpr uint32_t chunks = POS * D / 8 / threads;
-    // Keys and values a whole tile ahead, where there are registers for it.
-#if defined(__AMDGCN__)
+    // Keys and values a whole tile ahead, where there are registers for it: amdgcn, and on the processor waves of 64, go without.
+#if defined(__AMDGCN__) || (defined(RF_TARGET_SIMT) && RF_WAVE == 64)
     static constexpr bool ahead = false;
+    typedef RfAnglesAsked Angles;
 #else
     static constexpr bool ahead = true;
+    typedef RfAnglesHeld Angles;
 #endif
 
     struct Shared {
@@ -33,6 +36,10 @@ struct RfFlash {
         uint32_t oldest[rows], end[rows]; // of the positions that a row sees
         uint64_t block[2][POS];           // addresses of the blocks of two tiles, 0: no such position
         uint32_t at[2][POS];              // and the rows in them
+    };
+    // What is made here: the newest key and value as they go to the cache.
+    struct Made {
+        alignas(16) uint16_t fresh[2][D];
     };
     struct Held {
         rf_u32x4 x[chunks];
@@ -70,29 +77,54 @@ struct RfFlash {
             uint32_t at = i * threads + rf_thread(), row = at / (D / 8), c = at % (D / 8) * 8;
             // Columns beyond the head meet queries that are 0, or are not stored.
             uint64_t from = shared.block[turn][row] + offset + 2 * (shared.at[turn][row] * dim + (c < dim ? c : 0));
-            held.x[i] = *rf_ptr<const rf_u32x4>(from);
+            held.x[i] = *rf_global<rf_u32x4>(from);
         }
     }
 
-    RF_METHOD void store(const Held &held, Shared &shared) const {
+    // A tile's keys or values to shared memory; those of row `newest` were made here.
+    RF_METHOD void store(const Held &held, Shared &shared, uint32_t newest, const uint16_t *fresh) const {
 #pragma unroll
         for (uint32_t i = 0; i < chunks; i++) {
-            uint32_t at = i * threads + rf_thread();
-            *reinterpret_cast<rf_u32x4 *>(shared.kv + at / (D / 8) * stride + at % (D / 8) * 8) = held.x[i];
+            const uint32_t at = i * threads + rf_thread(), row = at / (D / 8), c = at % (D / 8) * 8;
+            rf_u32x4 x = held.x[i];
+            if (rotates && row == newest) {
+                x = *reinterpret_cast<const rf_u32x4 *>(fresh + c);
+            }
+            *reinterpret_cast<rf_u32x4 *>(shared.kv + row * stride + c) = x;
         }
     }
 
-    RF_METHOD bool valid(uint32_t row) const { return row / group < tokens; }
+    // Of a row: the token within this tile, of which there is one where queries are made here, and the head within the group.
+    RF_METHOD uint32_t token_of(uint32_t row) const { return rotates ? 0 : row / group; }
+    RF_METHOD uint32_t head_of(uint32_t row) const { return rotates ? row : row % group; }
+    RF_METHOD bool valid(uint32_t row) const { return rotates ? row < group : row / group < tokens; }
+
+    // Tiles of the part of the context that each block takes.
+    RF_METHOD uint32_t share_of(uint32_t tiles) const { return args.splits == 1 ? tiles : (tiles + args.splits - 1) / args.splits; }
 
     // The queries of this key-value head to shared memory; by the part that has the newest position, its key and value to the cache.
-    RF_METHOD void rotate(const RfRopeArgs &rope, Shared &shared, float *held, uint32_t split) const {
+    RF_METHOD void rotate(const RfRopeArgs &rope, const Angles &angles, Shared &shared, Made &made, uint32_t split) const {
         const uint32_t oldest = args.window && position + 1 > args.window ? position + 1 - args.window : 0;
-        const uint32_t tiles = (position + 1 - oldest + POS - 1) / POS, per = (tiles + args.splits - 1) / args.splits;
-        const bool newest = (tiles - 1) / per == split;
-        float *h = held + rf_wave() * D;
-        for (uint32_t i = rf_wave(); i < group + (newest ? 2 : 0); i += threads / RF_WAVE) {
-            const uint32_t role = i < group ? 0 : i - group + 1;
-            rf_rope_head(rope, first, role == 0 ? kv_head * group + i : kv_head, role, h);
+        const uint32_t tiles = (position + 1 - oldest + POS - 1) / POS, per = share_of(tiles);
+        const bool newest = per * split < tiles && tiles <= per * (split + 1);
+        const uint32_t items = group + (newest ? 2 : 0);
+        // Each wave's head, where keys will be.
+        static_assert(WM * WD * D * 4 <= sizeof(shared.kv) || !rotates, "in the place of keys and values");
+        float *h = reinterpret_cast<float *>(shared.kv) + rf_wave() * D;
+        float x[D / RF_WAVE] = {}, next[D / RF_WAVE] = {};
+        const auto role_of = [&](uint32_t i) { return i < group ? 0 : i - group + 1; };
+        const auto read = [&](uint32_t i, float (&to)[D / RF_WAVE]) {
+            rf_rope_load<D>(rope, first, i < group ? kv_head * group + i : kv_head, role_of(i), to);
+        };
+        if (rf_wave() < items) {
+            read(rf_wave(), x);
+        }
+        for (uint32_t i = rf_wave(); i < items; i += threads / RF_WAVE) {
+            if (i + threads / RF_WAVE < items) {
+                read(i + threads / RF_WAVE, next);
+            }
+            const uint32_t role = role_of(i);
+            rf_rope_held<D>(rope, role, angles, x, h);
             if (role == 0) {
                 for (uint32_t c = 2 * rf_lane(); c < D; c += 2 * RF_WAVE) {
                     const bool inside = c < args.cache.key_dim;
@@ -101,12 +133,17 @@ struct RfFlash {
                 }
             } else {
                 rf_rope_write(rope, first, kv_head, role == 2, true, h);
+                for (uint32_t c = rf_lane(); c < D; c += RF_WAVE) {
+                    made.fresh[role - 1][c] = rf_cached_half(h[c]);
+                }
             }
             rf_wave_sync();
+#pragma unroll
+            for (uint32_t j = 0; j < D / RF_WAVE; j++) {
+                x[j] = next[j];
+            }
         }
-        rf_fence_device();
         rf_barrier();
-        rf_fence_device();
     }
 
     // Queries to shared memory, and what each row sees.
@@ -118,23 +155,37 @@ struct RfFlash {
             uint32_t row = at / (D / 2), c = at % (D / 2) * 2;
             float a = 0.0f, b = 0.0f;
             if (valid(row) && c < dim) {
-                const float *from = q + uint64_t(first + row / group) * args.q_stride + (kv_head * group + row % group) * dim + c;
+                const float *from = q + uint64_t(first + token_of(row)) * args.q_stride + (kv_head * group + head_of(row)) * dim + c;
                 a = from[0] * args.scale;
                 b = from[1] * args.scale;
             }
             *reinterpret_cast<uint32_t *>(shared.q + row * stride + c) = rf_pack_halves(a, b);
         }
         for (uint32_t row = rf_thread(); row < rows; row += threads) {
-            uint32_t next = valid(row) ? position + row / group + 1 : 0;
+            uint32_t next = valid(row) ? position + token_of(row) + 1 : 0;
             shared.end[row] = next;
             shared.oldest[row] = args.window && next > args.window ? next - args.window : 0;
         }
     }
 
-    RF_METHOD void run(Shared &shared, uint32_t split) const {
+    // Asks for the keys and values of the tiles behind the first.
+    RF_METHOD void fetch(uint32_t from, uint32_t end) const {
+        const uint32_t at = from + rf_thread();
+        if (at < end) {
+            const RfCache &cache = args.cache;
+            const uint64_t block = cache.base + table[at / cache.block_size] * cache.block_bytes;
+            const uint32_t row = kv_head * cache.block_size + at % cache.block_size;
+            rf_fetch(block + 2 * row * cache.key_dim, 2 * cache.key_dim);
+            rf_fetch(block + cache.value_offset + 2 * row * cache.value_dim, 2 * cache.value_dim);
+        }
+    }
+
+    // begin() is called when the first loads are on their way. What is made here is in `made`.
+    template <class Begin>
+    RF_METHOD void run(Shared &shared, uint32_t split, const Made *made, const Begin &begin) const {
         const uint32_t wave = rf_wave(), row0 = wave / WD * 16, part = wave % WD;
         const uint32_t oldest = args.window && position + 1 > args.window ? position + 1 - args.window : 0, end = position + tokens;
-        const uint32_t tiles = (end - oldest + POS - 1) / POS, per = (tiles + args.splits - 1) / args.splits;
+        const uint32_t tiles = (end - oldest + POS - 1) / POS, per = share_of(tiles);
         uint32_t tile = oldest + split * per * POS;
         const uint32_t last = rf_min(end, oldest + (split + 1) * per * POS);
         const bool any = tile < last;
@@ -156,12 +207,17 @@ struct RfFlash {
                 load(keys, shared, 0, false);
                 load(values, shared, 0, true);
             }
+            if (rotates) {
+                fetch(tile + POS, last);
+            }
         }
+        begin();
+        const uint16_t *fresh[2] = {rotates ? made->fresh[0] : nullptr, rotates ? made->fresh[1] : nullptr};
         for (uint32_t turn = 1; tile < last; tile += POS, turn ^= 1) {
             if (!ahead) {
                 load(keys, shared, turn ^ 1, false);
             }
-            store(keys, shared);
+            store(keys, shared, position - tile, fresh[0]);
             place(shared, turn, tile + POS, last, block);
             block = look_up(tile + 2 * POS, last);
             rf_barrier();
@@ -211,7 +267,7 @@ struct RfFlash {
                 }
             }
             rf_barrier();
-            store(values, shared);
+            store(values, shared, position - tile, fresh[1]);
             rf_barrier();
             if (ahead) {
                 load(values, shared, turn, true);
@@ -236,7 +292,7 @@ struct RfFlash {
         }
         rf_acc_row_sum(sum);
         share(shared, sum, row0, part, false);
-        finish(out, most, sum, row0, part, split);
+        finish(shared, out, most, sum, row0, part, split);
     }
 
     // Caps the scores and hides the positions that a row does not see.
@@ -286,7 +342,13 @@ struct RfFlash {
         }
     }
 
-    RF_METHOD void finish(const RfAcc (&out)[to], const RfAcc &most, const RfAcc &sum, uint32_t row0, uint32_t part, uint32_t split) const {
+    // Where a row's result lies in shared memory until it is stored.
+    RF_METHOD float *result(Shared &shared, uint32_t row) const {
+        static_assert(rows * D * 4 <= sizeof(shared.kv) || !rotates, "in the place of keys and values");
+        return reinterpret_cast<float *>(shared.kv) + row * D;
+    }
+
+    RF_METHOD void finish(Shared &shared, const RfAcc (&out)[to], const RfAcc &most, const RfAcc &sum, uint32_t row0, uint32_t part, uint32_t split) const {
         const RfAttentionArgs &args = rf_again(this->args);
         const uint32_t dim = args.cache.value_dim;
 #pragma unroll
@@ -295,8 +357,8 @@ struct RfFlash {
             if (!valid(row)) {
                 continue;
             }
-            uint32_t head = kv_head * group + row % group;
-            uint64_t token = first + row / group;
+            uint32_t head = kv_head * group + head_of(row);
+            uint64_t token = first + token_of(row);
             float total = sum.x[e], factor = 1.0f;
             if (args.splits == 1 && args.sinks) {
                 float sink = rf_ptr<const float>(args.sinks)[head], highest = rf_fmax(most.x[e], sink);
@@ -316,7 +378,9 @@ struct RfFlash {
 #pragma unroll
             for (uint32_t j = 0; j < to; j++) {
                 uint32_t c = (part * to + j) * 16 + rf_acc_column(e);
-                if (c < dim) {
+                if (rotates && args.splits == 1) {
+                    result(shared, row)[c] = out[j].x[e] * factor;
+                } else if (c < dim) {
                     to_row[c] = out[j].x[e] * factor;
                 }
             }

@@ -3,19 +3,19 @@
 
 // Block x: part of the context; y: key-value head; z: tile of tokens, counted over all sequences.
 template <class Flash>
-RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared, const RfRopeArgs *rope = nullptr, float *held = nullptr) {
+RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared, const RfRopeArgs *rope = nullptr, typename Flash::Made *made = nullptr) {
     const uint32_t *start = rf_ptr<const uint32_t>(args.query_start);
     Flash flash = {args, rf_block_y(), args.heads / args.cache.kv_heads, 0, 0, 0, 0, nullptr};
-    const uint32_t most = Flash::rows / flash.group;
-    uint32_t tile = rf_block_z(), s = 0;
-    for (; s < args.sequences; s++) {
+    const uint32_t most = Flash::made_here ? 1 : Flash::rows / flash.group;
+    uint32_t tile = Flash::made_here ? 0 : rf_block_z(), s = Flash::made_here ? rf_block_z() : 0;
+    for (; !Flash::made_here && s < args.sequences; s++) {
         uint32_t tiles = (start[s + 1] - start[s] + most - 1) / most;
         if (tile < tiles) {
             break;
         }
         tile -= tiles;
     }
-    if (s == args.sequences) {
+    if (s >= args.sequences) {
         return;
     }
     flash.sequence = s;
@@ -25,6 +25,7 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared,
     flash.table = rf_ptr<const uint32_t>(args.block_tables) + uint64_t(s) * args.max_blocks;
     const bool absent = rf_ptr<const uint32_t>(args.context_lens)[s] == 0;
     if (absent) {
+        rf_await_previous();
         const uint32_t dim = args.cache.value_dim, width = flash.group * dim;
         for (uint32_t i = rf_thread(); i < flash.tokens * width && rf_block_x() == 0; i += Flash::threads) {
             uint64_t token = flash.first + i / width;
@@ -38,30 +39,45 @@ RF_FN void rf_flash(const RfAttentionArgs &args, typename Flash::Shared &shared,
                 part[dim + 1] = 0.0f;
             }
         }
+    } else if constexpr (!Flash::made_here) {
+        flash.run(shared, rf_block_x(), made, [] {});
+    } else if constexpr (Flash::ahead) {
+        const typename Flash::Angles angles(*rope, flash.first);
+        flash.run(shared, rf_block_x(), made, [&] {
+            rf_await_previous();
+            flash.rotate(*rope, angles, shared, *made, rf_block_x());
+        });
     } else {
-        if (rope) {
-            flash.rotate(*rope, shared, held, rf_block_x());
-            Flash rest = {rf_again(args), flash.kv_head, flash.group, flash.sequence, flash.first, flash.tokens, flash.position, flash.table};
-            rest.run(shared, rf_block_x());
-        } else {
-            flash.run(shared, rf_block_x());
-        }
+        flash.rotate(*rope, typename Flash::Angles(*rope, flash.first), shared, *made, rf_block_x());
+        Flash rest = {rf_again(args), flash.kv_head, flash.group, flash.sequence, flash.first, flash.tokens, flash.position, flash.table};
+        rest.run(shared, rf_block_x(), made, [] {});
     }
-    if (args.splits == 1 && (args.codes || args.half)) {
-        rf_fence_device();
+    if (args.splits == 1 && (args.codes || args.half || Flash::made_here)) {
+        // The results are in shared memory where queries are made here, and in `out` otherwise.
+        const bool near = Flash::made_here && !absent;
+        rf_fence_block();
         rf_barrier();
         const uint32_t dim = args.cache.value_dim;
         for (uint32_t i = rf_wave(); i < flash.tokens * flash.group; i += Flash::threads / RF_WAVE) {
-            uint64_t token = flash.first + i / flash.group;
-            uint32_t head = flash.kv_head * flash.group + i % flash.group;
+            uint64_t token = flash.first + flash.token_of(i);
+            uint32_t head = flash.kv_head * flash.group + flash.head_of(i);
             const float *from = rf_ptr<const float>(args.out) + token * args.out_stride + head * dim;
             for (uint32_t first = 0; first < dim; first += 4 * RF_WAVE) {
                 float y[4] = {};
                 uint32_t c = first + 4 * rf_lane();
-                if (c < dim) {
+                if (c < dim && near) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        y[j] = flash.result(shared, i)[c + j];
+                    }
+                } else if (c < dim) {
                     rf_load4(from, c, dim, false, y);
                 }
-                rf_store_head_forms(args, token, head, c, y);
+                if (near) {
+                    rf_store_head(args, token, head, c, y);
+                } else {
+                    rf_store_head_forms(args, token, head, c, y);
+                }
             }
         }
     }

@@ -194,17 +194,29 @@ RF_FN void rf_gemv(const RfGemvArgs &args) {
 
 #include "gemv_one.h"
 
-#define RF_GEMV(name, format)                                                                                          \
-    RF_KERNEL_STREAM(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvOne<format>::dense) {                       \
-        RF_SHARED RfGemvShared shared;                                                                                 \
-        RfGemvOne<format>::run(args, shared);                                                                          \
+#define RF_GEMV_ONE(name, format, pairs)                                                                                \
+    RF_KERNEL_STREAM(rf_gemv_##name##_1, RfGemvArgs, RF_GEMV_THREADS, RfGemvHows<format>::One::room) {                  \
+        RF_SHARED RfGemvShared<RfGemvHows<format>::One> shared;                                                        \
+        rf_let_next_begin();                                                                                           \
+        RfGemvOne<format>::run<pairs>(args, shared);                                                                   \
     }                                                                                                                  \
-    RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 2) { rf_gemv<format, 4>(args); }
+    RF_KERNEL_STREAM(rf_gemv_##name##_4, RfGemvArgs, RF_GEMV_THREADS, 2) {                                              \
+        rf_let_next_begin();                                                                                           \
+        rf_await_previous();                                                                                           \
+        rf_gemv<format, 4>(args);                                                                                      \
+    }
+#define RF_GEMV(name, format) RF_GEMV_ONE(name, format, true)
 
-// Also the kernel for a result whose norm follows.
+// With kernels of their own for pairs that end in codes, and for results whose norm follows.
 #define RF_GEMV_NORM(name, format)                                                                                     \
-    RF_GEMV(name, format)                                                                                              \
-    RF_KERNEL_STREAM(rf_gemv_##name##_norm, RfGemvArgs, RF_GEMV_NORM_THREADS, 1) {                                     \
-        RF_SHARED RfGemvShared shared;                                                                                 \
+    RF_GEMV_ONE(name, format, false)                                                                                   \
+    RF_KERNEL_STREAM(rf_gemv_##name##_pair, RfGemvArgs, RF_GEMV_THREADS, RfGemvHows<format>::Pair::room) {              \
+        RF_SHARED RfGemvShared<RfGemvHows<format>::Pair> shared;                                                       \
+        rf_let_next_begin();                                                                                           \
+        RfGemvOne<format>::run_pairs<RfGemvHows<format>::Pair>(args, shared);                                          \
+    }                                                                                                                  \
+    RF_KERNEL_FRUGAL(rf_gemv_##name##_norm, RfGemvArgs, RF_GEMV_NORM_THREADS, RfGemvHows<format>::Norm::room) {         \
+        RF_SHARED RfGemvShared<RfGemvHows<format>::Norm> shared;                                                       \
+        rf_let_next_begin();                                                                                           \
         RfGemvOne<format>::run_norm(args, shared);                                                                     \
     }

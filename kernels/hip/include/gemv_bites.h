@@ -25,11 +25,6 @@ RF_FN int32_t rf_dot16(const uint32_t (&w)[4], const rf_u32x4 &q, int32_t dot) {
 RF_FN int32_t rf_half_sum(uint32_t sums, uint32_t half) { return int32_t(sums << (16 - 16 * half)) >> 16; }
 RF_FN int32_t rf_whole_sum(uint32_t sums) { return rf_half_sum(sums, 0) + rf_half_sum(sums, 1); }
 
-RF_FN rf_u32x4 rf_codes16(const uint8_t *codes, uint32_t at) { return *reinterpret_cast<const rf_u32x4 *>(codes + at); }
-RF_FN rf_u32x2 rf_scale_of(const RfScale *scales, uint32_t at) {
-    return *reinterpret_cast<const rf_u32x2 *>(scales + at / 32);
-}
-
 template <uint32_t format>
 struct RfBite {
     typedef RfFormat<format> F;
@@ -40,13 +35,14 @@ struct RfBite {
     RF_MEMBER Raw load(const RfPlanes &row, uint32_t bite) { return F::load(row, bite / F::units, bite % F::units); }
 
     // A vector's codes; as zeros where this is beyond the row.
-    RF_MEMBER Codes codes(const uint8_t *x, const RfScale *scales, uint32_t bite, bool inside) {
+    template <class X>
+    RF_MEMBER Codes codes(const X &x, uint32_t bite, bool inside) {
         Codes c;
 #pragma unroll
         for (uint32_t g = 0; g < F::groups; g++) {
             const uint32_t at = bite / F::units * F::block + F::offset(bite % F::units, g);
-            c.q[g] = rf_codes16(x, at);
-            const rf_u32x2 s = rf_scale_of(scales, at);
+            c.q[g] = x.codes16(at);
+            const rf_u32x2 s = x.scale(at);
             c.d[g] = inside ? rf_float(s.x) : 0.0f;
             c.t[g] = c.d[g] * float(rf_half_sum(s.y, at / 16 % 2));
         }
@@ -83,15 +79,16 @@ struct RfPairBite {
         float d[2], t[2]; // of 32 elements
     };
 
-    RF_MEMBER Codes codes(const uint8_t *x, const RfScale *scales, uint32_t bite, bool inside) {
+    template <class X>
+    RF_MEMBER Codes codes(const X &x, uint32_t bite, bool inside) {
         Codes c;
 #pragma unroll
         for (uint32_t g = 0; g < 4; g++) {
-            c.q[g] = rf_codes16(x, 64 * bite + 16 * g);
+            c.q[g] = x.codes16(64 * bite + 16 * g);
         }
 #pragma unroll
         for (uint32_t g = 0; g < 2; g++) {
-            const rf_u32x2 s = rf_scale_of(scales, 64 * bite + 32 * g);
+            const rf_u32x2 s = x.scale(64 * bite + 32 * g);
             c.d[g] = inside ? rf_float(s.x) : 0.0f;
             c.t[g] = c.d[g] * float(rf_whole_sum(s.y));
         }
@@ -189,13 +186,14 @@ struct RfBite<RF_Q6_K> {
                 *rf_weights<uint16_t>(row, 3, b)};
     }
 
-    RF_MEMBER Codes codes(const uint8_t *x, const RfScale *scales, uint32_t bite, bool inside) {
+    template <class X>
+    RF_MEMBER Codes codes(const X &x, uint32_t bite, bool inside) {
         Codes c;
         const uint32_t first = 128 * (bite / 2) + 16 * (bite % 2);
 #pragma unroll
         for (uint32_t g = 0; g < 4; g++) {
-            c.q[g] = rf_codes16(x, first + 32 * g);
-            const rf_u32x2 s = rf_scale_of(scales, first + 32 * g);
+            c.q[g] = x.codes16(first + 32 * g);
+            const rf_u32x2 s = x.scale(first + 32 * g);
             c.d[g] = inside ? rf_float(s.x) : 0.0f;
             c.begin[g] = -32 * rf_half_sum(s.y, bite % 2);
         }
@@ -241,9 +239,10 @@ struct RfBite<RF_Q4_0> {
         return {rf_stream(rf_weights<rf_u32x4>(row, 0, bite)), *rf_weights<uint16_t>(row, 1, bite)};
     }
 
-    RF_MEMBER Codes codes(const uint8_t *x, const RfScale *scales, uint32_t bite, bool inside) {
-        const rf_u32x2 s = rf_scale_of(scales, 32 * bite);
-        return {{rf_codes16(x, 32 * bite), rf_codes16(x, 32 * bite + 16)}, inside ? rf_float(s.x) * RF_UPPER_UNIT : 0.0f,
+    template <class X>
+    RF_MEMBER Codes codes(const X &x, uint32_t bite, bool inside) {
+        const rf_u32x2 s = x.scale(32 * bite);
+        return {{x.codes16(32 * bite), x.codes16(32 * bite + 16)}, inside ? rf_float(s.x) * RF_UPPER_UNIT : 0.0f,
                 -8 * rf_whole_sum(s.y)};
     }
 

@@ -3,15 +3,6 @@
 
 #include "args.h"
 
-// Weights of a row's plane and the vector, known to lie in global memory: otherwise CUDA's compiler emits generic loads.
-template <class T>
-RF_FN const T *rf_global(uint64_t address) {
-#if defined(__CUDACC__) && !defined(RF_TARGET_SIMT)
-    return static_cast<const T *>(__cvta_global_to_generic(address));
-#else
-    return rf_ptr<const T>(address);
-#endif
-}
 template <class T>
 RF_FN const T *rf_weights(const RfPlanes &row, int i, uint64_t index) {
     return rf_global<T>(row.plane[i]) + index;

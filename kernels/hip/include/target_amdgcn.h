@@ -26,6 +26,8 @@ typedef long int64_t;
     extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) void name(       \
         const Args args)
 
+#define RF_KERNEL_EARLY(name, Args, threads) RF_KERNEL(name, Args, threads)
+
 // As RF_KERNEL; the compiler chooses the occupancy here.
 #define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
 
@@ -33,6 +35,12 @@ typedef long int64_t;
 #define RF_KERNEL_STREAM(name, Args, threads, blocks)                                                                  \
     extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads)))                  \
     __attribute__((amdgpu_waves_per_eu(2))) void name(const Args args)
+
+#define RF_KERNEL_FRUGAL(name, Args, threads, registers) RF_KERNEL_STREAM(name, Args, threads, 1)
+
+// Launches follow each other.
+RF_FN void rf_await_previous() {}
+RF_FN void rf_let_next_begin() {}
 
 RF_FN uint32_t rf_thread() { return __builtin_amdgcn_workitem_id_x(); }
 RF_FN uint32_t rf_block_x() { return __builtin_amdgcn_workgroup_id_x(); }
@@ -101,6 +109,8 @@ RF_FN T rf_stream(const T *p) {
     return *p;
 }
 
+RF_FN void rf_fetch(uint64_t, uint32_t) {}
+
 RF_FN float rf_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 RF_FN float rf_rint(float x) { return __builtin_rintf(x); }
 RF_FN float rf_sqrt(float x) { return __builtin_sqrtf(x); }
@@ -139,6 +149,7 @@ RF_FN uint32_t rf_byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
 }
 
 RF_FN void rf_fence_device() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
+RF_FN void rf_fence_block() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "workgroup"); }
 RF_FN uint32_t rf_atomic_add(uint32_t *p, uint32_t value) {
     return __hip_atomic_fetch_add(p, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }

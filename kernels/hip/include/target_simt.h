@@ -41,11 +41,19 @@ extern "C" __attribute__((visibility("default"))) const RfSimtLane **rf_simt_cur
     }                                                                                                                  \
     static void name##_lane(const Args &args)
 
+#define RF_KERNEL_EARLY(name, Args, threads) RF_KERNEL(name, Args, threads)
+
 // As RF_KERNEL, with at least `blocks` blocks on a multiprocessor at once.
 #define RF_KERNEL_DENSE(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
 #define RF_KERNEL_STREAM(name, Args, threads, blocks) RF_KERNEL(name, Args, threads)
 
 extern "C" __attribute__((visibility("default"))) uint32_t rf_simt_wave(void) { return RF_WAVE; }
+
+#define RF_KERNEL_FRUGAL(name, Args, threads, registers) RF_KERNEL_STREAM(name, Args, threads, 1)
+
+// Launches follow each other.
+RF_FN void rf_await_previous() {}
+RF_FN void rf_let_next_begin() {}
 
 RF_FN uint32_t rf_thread() { return rf_simt_lane->thread; }
 RF_FN uint32_t rf_block_x() { return rf_simt_lane->block[0]; }
@@ -76,6 +84,8 @@ template <class T>
 RF_FN T rf_stream(const T *p) {
     return *p;
 }
+
+RF_FN void rf_fetch(uint64_t, uint32_t) {}
 
 RF_FN float rf_fma(float a, float b, float c) { return fmaf(a, b, c); }
 RF_FN float rf_rint(float x) { return rintf(x); }
@@ -143,6 +153,7 @@ RF_FN uint32_t rf_byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
 }
 
 // Orders this block's writes before those of whoever sees a later atomic of it.
+RF_FN void rf_fence_block() {}
 RF_FN void rf_fence_device() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 RF_FN uint32_t rf_atomic_add(uint32_t *p, uint32_t value) { return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST); }
 RF_FN uint32_t rf_atomic_or(uint32_t *p, uint32_t value) { return __atomic_fetch_or(p, value, __ATOMIC_SEQ_CST); }

@@ -3,11 +3,12 @@
 #include "flash.h"
 
 #define RF_DECODE(name, D)                                                                                             \
-    RF_KERNEL(name, RfDecodeArgs, 4 * RF_WAVE) {                                                                       \
+    RF_KERNEL_EARLY(name, RfDecodeArgs, 4 * RF_WAVE) {                                                                 \
         typedef RfFlash<D, 64, 1, 4, true> Flash;                                                                      \
         RF_SHARED Flash::Shared shared;                                                                                \
-        RF_SHARED float held[4 * D];                                                                                   \
-        rf_flash<Flash>(args.attention, shared, &rf_again(args).rope, held);                                                     \
+        RF_SHARED Flash::Made made;                                                                                    \
+        rf_let_next_begin();                                                                                           \
+        rf_flash<Flash>(args.attention, shared, &rf_again(args).rope, &made);                                          \
     }
 
 RF_DECODE(rf_decode_64, 64)

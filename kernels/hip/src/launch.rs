@@ -82,11 +82,16 @@ pub fn gemv(dtype: DType, args: &RfGemvArgs, wave: u32) -> Launch {
     if args.next_norm != 0 {
         return launch(&norm_name(dtype), wave, [args.rows / 32, 1, 1], args);
     }
+    if args.pair != 0 && args.next_codes != 0 {
+        // A block takes the results of one scale; formats that few models use have no kernel of their own for that.
+        let own = format!("rf_gemv_{}_pair", format_name(dtype));
+        let name = if find(&own).is_some() { own } else { format!("rf_gemv_{}_1", format_name(dtype)) };
+        return launch(&name, wave, [args.pair.div_ceil(32), 1, 1], args);
+    }
     let vectors = if args.experts != 0 || args.items <= 1 { 1 } else { GEMV_VECTORS };
     let waves = 256 / wave;
     let (rows, per_wave) = if args.pair != 0 { (args.pair, 1) } else { (args.rows, 2) };
-    // With quantisation a block takes the results of one scale.
-    let per_block = if args.pair != 0 && args.next_codes != 0 { 32 } else { waves * per_wave };
+    let per_block = waves * per_wave;
     let name = format!("rf_gemv_{}_{vectors}", format_name(dtype));
     let (blocks, passes) = (rows.div_ceil(per_block), args.items.div_ceil(vectors));
     // Blocks with the same rows follow each other.

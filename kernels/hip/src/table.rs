@@ -46,8 +46,8 @@ macro_rules! product {
     };
 }
 
-/// Kernels by their names; then products of one or a few rows, the same with one that takes a norm's factor, and
-/// products of many rows, by the formats that a source has them for.
+/// Kernels by their names; then products of one or a few rows, the same with those that end in the codes of a gated
+/// activation or of the norm that follows, and products of many rows, by the formats that a source has them for.
 macro_rules! kernels {
     (
         $($source:literal { $($name:ident: $args:ident, $threads:expr;)* })*
@@ -65,6 +65,7 @@ macro_rules! kernels {
             $($(
                 product!($norm, "gemv", $norm_format, "1", "RfGemvArgs", ROW),
                 product!($norm, "gemv", $norm_format, "4", "RfGemvArgs", ROW),
+                product!($norm, "gemv", $norm_format, "pair", "RfGemvArgs", ROW),
                 product!($norm, "gemv", $norm_format, "norm", "RfGemvArgs", Threads::Fixed(512)),
             )*)*
             $($(

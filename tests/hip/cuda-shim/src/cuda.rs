@@ -12,6 +12,37 @@ pub type CUdeviceptr = u64;
 /// A context, stream, event, module, function, graph or executable graph.
 pub type Handle = *mut c_void;
 
+/// How a kernel is launched: CUDA's `CUlaunchConfig`.
+#[repr(C)]
+pub struct LaunchConfig {
+    /// Blocks in each dimension.
+    pub grid: [c_uint; 3],
+    /// Threads of a block in each dimension.
+    pub block: [c_uint; 3],
+    /// Bytes of shared memory of the launch.
+    pub shared_bytes: c_uint,
+    /// The stream.
+    pub stream: Handle,
+    /// So many attributes.
+    pub attributes: *const LaunchAttribute,
+    /// How many.
+    pub attribute_count: c_uint,
+}
+
+/// An attribute of a launch: CUDA's `CUlaunchAttribute`, whose value is a union of 64 bytes.
+#[repr(C, align(8))]
+pub struct LaunchAttribute {
+    /// Which attribute.
+    pub id: c_uint,
+    /// Its value's first word is behind 4 bytes that mean nothing.
+    pub padding: c_uint,
+    /// The value.
+    pub value: [c_uint; 16],
+}
+
+/// CUDA's number for the attribute of a launch that may begin before the one in front of it has ended.
+pub const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
+
 /// CUDA's driver, loaded.
 pub struct Cuda {
     functions: Functions,
@@ -80,8 +111,7 @@ functions! {
     cuFuncSetAttribute = "cuFuncSetAttribute" (Handle, c_int, c_int);
     cuOccupancyMaxActiveBlocksPerMultiprocessor = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
         (*mut c_int, Handle, c_int, usize);
-    cuLaunchKernel = "cuLaunchKernel"
-        (Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
+    cuLaunchKernelEx = "cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
     cuStreamBeginCapture = "cuStreamBeginCapture_v2" (Handle, c_uint);
     cuStreamEndCapture = "cuStreamEndCapture" (Handle, *mut Handle);
     cuGraphGetNodes = "cuGraphGetNodes" (Handle, *mut Handle, *mut usize);

@@ -8,10 +8,14 @@
 //! another mark; CUDA's functions want a context to be current on every thread, HIP's a device; more than 48 KiB of
 //! shared memory of a launch must be asked for; some statuses have no counterpart. Modules, streams, events and graphs are
 //! CUDA's own, and so are flags and capture modes, whose numbers agree.
+//!
+//! Launches follow each other as HIP's do. Those of images that say that their kernels wait themselves for the launch in front
+//! of them may begin early, see `overlap`.
 #![allow(non_snake_case, non_upper_case_globals)]
 
 mod attributes;
 mod context;
 mod cuda;
 mod exports;
+mod overlap;
 mod status;

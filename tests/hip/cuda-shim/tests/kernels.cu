@@ -2,6 +2,14 @@
 
 #include <stdint.h>
 
+// With OVERLAP launches may begin early, and each kernel whose order matters waits for the launch in front of it.
+#ifdef OVERLAP
+extern "C" __global__ void rf_launches_overlap() {}
+#define IN_ORDER asm volatile("griddepcontrol.launch_dependents; griddepcontrol.wait;" ::: "memory")
+#else
+#define IN_ORDER
+#endif
+
 struct Scale { uint64_t from, to; float factor; uint32_t count; };
 extern "C" __global__ void rf_scale(const Scale a) {
     uint32_t i = blockIdx.x * 256 + threadIdx.x;
@@ -11,6 +19,7 @@ extern "C" __global__ void rf_scale(const Scale a) {
 // Adds one to a number; as many times as it is launched.
 struct To { uint64_t to; uint32_t count, rounds; };
 extern "C" __global__ void rf_increment(const To a) {
+    IN_ORDER;
     for (uint32_t i = 0; i < a.rounds; i++) ((volatile uint32_t *)a.to)[threadIdx.x] += 1;
 }
 

@@ -32,17 +32,18 @@ fn hip() -> Option<Hip> {
     }
 }
 
-/// The test kernels, compiled for device 0; `None` without nvcc.
-fn image(hip: &Hip) -> Option<&'static Vec<u8>> {
-    static IMAGE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+/// The test kernels, compiled for device 0, as ones whose launches may overlap or not; `None` without nvcc.
+fn image(hip: &Hip, overlap: bool) -> Option<&'static Vec<u8>> {
+    static IMAGES: [OnceLock<Option<Vec<u8>>>; 2] = [OnceLock::new(), OnceLock::new()];
     let build = || {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, cubin) = (folder.path().join("kernels.cu"), folder.path().join("kernels.cubin"));
         std::fs::write(&source, include_str!("kernels.cu")).expect("a file");
         let arch = format!("-arch={}", hip.device_arch(0).expect("an instruction set"));
-        let found = ["nvcc", "/usr/local/cuda/bin/nvcc"]
-            .into_iter()
-            .find_map(|nvcc| Command::new(nvcc).args(["-cubin", &arch, "-o"]).arg(&cubin).arg(&source).status().ok());
+        let define = if overlap { "-DOVERLAP" } else { "-DIN_TURN" };
+        let found = ["nvcc", "/usr/local/cuda/bin/nvcc"].into_iter().find_map(|nvcc| {
+            Command::new(nvcc).args(["-cubin", &arch, define, "-o"]).arg(&cubin).arg(&source).status().ok()
+        });
         match found {
             Some(status) => assert!(status.success(), "the test kernels do not compile"),
             None => {
@@ -52,7 +53,7 @@ fn image(hip: &Hip) -> Option<&'static Vec<u8>> {
         }
         Some(std::fs::read(&cubin).expect("an image"))
     };
-    IMAGE.get_or_init(build).as_ref()
+    IMAGES[usize::from(overlap)].get_or_init(build).as_ref()
 }
 
 /// The arguments of most test kernels.
@@ -90,8 +91,12 @@ fn shape(blocks: u32, lanes: u32, shared_bytes: u32) -> LaunchShape {
 // SAFETY of this file: every handle and pointer is made here and destroyed once, and kernels get the structures they take.
 impl<'a> Device<'a> {
     fn new(hip: &'a Hip) -> Option<Self> {
+        Self::of(hip, false)
+    }
+
+    fn of(hip: &'a Hip, overlap: bool) -> Option<Self> {
         // SAFETY: a whole image.
-        let module = unsafe { hip.load_module(image(hip)?) }.expect("a module");
+        let module = unsafe { hip.load_module(image(hip, overlap)?) }.expect("a module");
         Some(Self { hip, stream: hip.create_stream().expect("a stream"), module })
     }
 
@@ -285,6 +290,36 @@ fn every_thread_has_its_device() {
     });
     assert_eq!(device.download::<u32>(memory, 1), [3]);
     device.free(memory);
+}
+
+/// Each launch reads what the one in front of it wrote: one that went ahead of it would lose additions.
+#[test]
+fn launches_that_may_overlap_keep_their_order() {
+    const LAUNCHES: u32 = 500;
+    let Some(hip) = hip() else { return };
+    for overlap in [false, true] {
+        let Some(device) = Device::of(&hip, overlap) else { return };
+        let memory = device.upload(&[0u32; LANES as usize]);
+        let add = |rounds| {
+            device.launch("rf_increment", shape(1, LANES, 0), &To { to: memory, count: 0, rounds }).expect("a launch");
+        };
+        (0..LAUNCHES).for_each(|i| add(1 + i % 7 * 50));
+        let expected: u32 = (0..LAUNCHES).map(|i| 1 + i % 7 * 50).sum();
+        assert_eq!(device.download::<u32>(memory, LANES as usize), vec![expected; LANES as usize], "{overlap}");
+        // SAFETY: valid handles, destroyed once.
+        unsafe {
+            hip.begin_capture(device.stream, hipStreamCaptureModeThreadLocal).expect("beginning");
+            (0..LAUNCHES).for_each(|i| add(1 + i % 7 * 50));
+            let graph = hip.end_capture(device.stream).expect("a graph");
+            let executable = hip.instantiate_graph(graph).expect("an executable graph");
+            hip.destroy_graph(graph).expect("destroying");
+            hip.launch_graph(executable, device.stream).expect("a launch");
+            hip.launch_graph(executable, device.stream).expect("a launch");
+            assert_eq!(device.download::<u32>(memory, 1), [3 * expected], "recorded, {overlap}");
+            hip.destroy_graph_exec(executable).expect("destroying");
+        }
+        device.free(memory);
+    }
 }
 
 #[test]

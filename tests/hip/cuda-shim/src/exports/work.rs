@@ -7,6 +7,8 @@ use rocmforge_hip_sys::*;
 use super::{call, forward};
 use crate::attributes::{self, FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES, FUNCTION_SHARED_SIZE_BYTES};
 use crate::context::{self, ready};
+use crate::cuda::{LaunchAttribute, LaunchConfig, PROGRAMMATIC_STREAM_SERIALIZATION};
+use crate::overlap;
 use crate::status::check;
 
 /// Functions that only pass their arguments on: handles are CUDA's own, and flags have the same numbers.
@@ -34,7 +36,6 @@ forwarded! {
     hipEventElapsedTime(milliseconds: *mut f32, start: hipEvent_t, end: hipEvent_t)
         = cuEventElapsedTime(milliseconds, start.0, end.0);
     hipModuleLoadData(module: *mut hipModule_t, image: *const c_void) = cuModuleLoadData(module.cast(), image);
-    hipModuleUnload(module: hipModule_t) = cuModuleUnload(module.0);
     hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(
         blocks: *mut c_int, function: hipFunction_t, block_threads: c_int, shared_bytes: usize
     ) = cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function.0, block_threads, shared_bytes);
@@ -80,9 +81,19 @@ pub unsafe extern "C" fn hipModuleGetFunction(
             check((cuda.cuDeviceGetAttribute)(&mut most, limit, context::device()))?;
             check((cuda.cuFuncGetAttribute)(&mut own, FUNCTION_SHARED_SIZE_BYTES, found))?;
             check((cuda.cuFuncSetAttribute)(found, FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES, most - own))?;
+            overlap::note(cuda, module.0, found);
             function.write(hipFunction_t(found));
         }
         Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hipModuleUnload(module: hipModule_t) -> hipError_t {
+    forward(|cuda| {
+        overlap::forget(module.0);
+        // SAFETY: as above.
+        unsafe { (cuda.cuModuleUnload)(module.0) }
     })
 }
 
@@ -143,23 +154,20 @@ pub unsafe extern "C" fn hipModuleLaunchKernel(
         // SAFETY: the caller's list.
         let mut list = if extra.is_null() { None } else { Some(unsafe { translate_extra(extra) }?) };
         let extra = list.as_mut().map_or(std::ptr::null_mut(), |list| list.as_mut_ptr());
-        let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
-        let launch = cuda.cuLaunchKernel;
+        let overlap = LaunchAttribute {
+            id: PROGRAMMATIC_STREAM_SERIALIZATION,
+            padding: 0,
+            value: std::array::from_fn(|i| u32::from(i == 0)),
+        };
+        let config = LaunchConfig {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            shared_bytes,
+            stream: stream.0,
+            attributes: &overlap,
+            attribute_count: u32::from(overlap::allowed(function.0)),
+        };
         // SAFETY: as above; CUDA copies the arguments before it returns.
-        check(unsafe {
-            launch(
-                function.0,
-                grid.0,
-                grid.1,
-                grid.2,
-                block.0,
-                block.1,
-                block.2,
-                shared_bytes,
-                stream.0,
-                arguments,
-                extra,
-            )
-        })
+        check(unsafe { (cuda.cuLaunchKernelEx)(&config, function.0, arguments, extra) })
     })
 }
