@@ -15,6 +15,10 @@ pub(crate) const ROWS: usize = 16;
 pub(crate) const BYTES: usize = 2;
 /// Most rows of x for which weights are decoded as they are used, instead of once per panel.
 pub(crate) const FEW_ROWS: usize = 16;
+/// Columns of a chunk: in each, the products of the even columns are added up from zero and so are those of the odd ones,
+/// and these two sums are added to the total of the chunks before. All products of floats share this order, so that a row
+/// of x has the same result beside any others.
+pub(crate) const CHUNK: usize = 1024;
 /// Columns that are copied at a time.
 const COPIED: usize = 32;
 
@@ -40,6 +44,12 @@ pub(crate) fn pack_group(rows: &[u8], cols: usize, out: &mut [u8]) {
             out.zip(elements).for_each(|(to, from)| *to = *from);
         }
     }
+}
+
+/// The place of a column of a chunk of `len`.
+#[inline(always)]
+pub(crate) fn evens_first(column: usize, len: usize) -> usize {
+    column / 2 + if column.is_multiple_of(2) { 0 } else { len.div_ceil(2) }
 }
 
 /// How an element is read.
@@ -68,8 +78,8 @@ impl Element for BHalf {
     }
 }
 
-/// Columns `columns` of `width` weight rows from `first` on, a multiple of 16, as f32, `[columns, width]`; rows that do
-/// not exist are zeros.
+/// Columns `columns` of `width` weight rows from `first` on, a multiple of 16, as f32, `[columns, width]`, the even ones
+/// first; rows that do not exist are zeros.
 #[inline(always)]
 pub(crate) fn unpack<S: Simd>(s: S, weight: &Matrix<'_>, first: usize, columns: Range<usize>, panel: &mut [f32]) {
     match weight.dtype {
@@ -84,7 +94,7 @@ fn unpack_as<S: Simd, E: Element>(s: S, weight: &Matrix<'_>, first: usize, colum
     assert!(ROWS.is_multiple_of(S::LANES) && panel.len() >= columns.len() * width);
     for v in 0..2 {
         let row = first + v * S::LANES;
-        let mut to = panel[v * S::LANES..].as_mut_ptr();
+        let to = panel[v * S::LANES..].as_mut_ptr();
         let group = row / ROWS * ROWS * weight.row_bytes;
         let valid = row < weight.rows;
         let from = if valid { &weight.bytes[group..group + ROWS * weight.row_bytes] } else { &[] };
@@ -92,8 +102,8 @@ fn unpack_as<S: Simd, E: Element>(s: S, weight: &Matrix<'_>, first: usize, colum
             // SAFETY: the group holds the column, and the panel a row for it (assertion above).
             unsafe {
                 let elements = from.as_ptr().wrapping_add((column * ROWS + row % ROWS) * BYTES);
+                let to = to.wrapping_add(evens_first(column - columns.start, columns.len()) * width);
                 s.store(to, if valid { E::load(s, elements) } else { s.splat(0.0) });
-                to = to.wrapping_add(width);
             }
         }
     }
@@ -129,57 +139,58 @@ impl Groups<'_, '_> {
         for group in self.range.clone() {
             let mut first = 0;
             while first < n {
-                // The sums and a vector of weights fit the registers.
+                // The sums and the weights of a column fit the registers.
                 first += match (ROWS / S::LANES, n - first) {
-                    (1, 8..) => self.rows::<S, E, 1, 8, 1>(s, group, first),
-                    (1, 4..) => self.rows::<S, E, 1, 4, 2>(s, group, first),
-                    (1, 2..) => self.rows::<S, E, 1, 2, 4>(s, group, first),
-                    (1, _) => self.rows::<S, E, 1, 1, 8>(s, group, first),
-                    (2, 4..) => self.rows::<S, E, 2, 4, 1>(s, group, first),
-                    (2, 2..) => self.rows::<S, E, 2, 2, 2>(s, group, first),
-                    (2, _) => self.rows::<S, E, 2, 1, 4>(s, group, first),
-                    (_, _) => self.rows::<S, E, 4, 1, 1>(s, group, first),
+                    (1, 8..) => self.rows::<S, E, 1, 8>(s, group, first),
+                    (1, 4..) => self.rows::<S, E, 1, 4>(s, group, first),
+                    (1, 2..) => self.rows::<S, E, 1, 2>(s, group, first),
+                    (1, _) => self.rows::<S, E, 1, 1>(s, group, first),
+                    (2, 3 | 5..) => self.rows::<S, E, 2, 3>(s, group, first),
+                    (2, 2..) => self.rows::<S, E, 2, 2>(s, group, first),
+                    (2, _) => self.rows::<S, E, 2, 1>(s, group, first),
+                    (_, _) => self.rows::<S, E, 4, 1>(s, group, first),
                 };
             }
         }
     }
 
-    /// A group of `V` vectors times `R` rows of x from `first` on, with `C` sums that do not wait for each other.
+    /// A group of `V` vectors times `R` rows of x from `first` on.
     #[inline(always)]
-    fn rows<S: Simd, E: Element, const V: usize, const R: usize, const C: usize>(
-        &self,
-        s: S,
-        group: usize,
-        first: usize,
-    ) -> usize {
+    fn rows<S: Simd, E: Element, const V: usize, const R: usize>(&self, s: S, group: usize, first: usize) -> usize {
         let (weight, cols) = (self.weight, self.weight.cols);
         let weights = weight.bytes[group * ROWS * weight.row_bytes..(group + 1) * ROWS * weight.row_bytes].as_ptr();
         assert!(V * S::LANES == ROWS && weight.row_bytes == cols * BYTES);
         let mut x = [self.x.as_ptr(); R];
         x.iter_mut().enumerate().for_each(|(r, x)| *x = self.x[(first + r) * cols..(first + r + 1) * cols].as_ptr());
-        let mut sums = [[[s.splat(0.0); R]; V]; C];
-        let whole = cols / C * C;
-        // SAFETY: each column has 16 weights and one element in each row of x.
-        unsafe {
-            for column in (0..whole).step_by(C) {
-                for line in (0..C * ROWS * BYTES).step_by(64) {
-                    prefetch(weights.wrapping_add(AHEAD + column * ROWS * BYTES + line));
+        let mut totals = [[s.splat(0.0); R]; V];
+        for start in (0..cols).step_by(CHUNK) {
+            let end = cols.min(start + CHUNK);
+            let mut sums = [[[s.splat(0.0); R]; V]; 2];
+            // SAFETY: each column has 16 weights and one element in each row of x.
+            unsafe {
+                for column in (start..end - end % 2).step_by(2) {
+                    let at = weights.add(column * ROWS * BYTES);
+                    prefetch(at.wrapping_add(AHEAD));
+                    add_column::<S, E, V, R>(s, at, x, column, &mut sums[0]);
+                    add_column::<S, E, V, R>(s, at.add(ROWS * BYTES), x, column + 1, &mut sums[1]);
                 }
-                for (c, sums) in sums.iter_mut().enumerate() {
-                    add_column::<S, E, V, R>(s, weights.add((column + c) * ROWS * BYTES), x, column + c, sums);
+                if end % 2 == 1 {
+                    add_column::<S, E, V, R>(s, weights.add((end - 1) * ROWS * BYTES), x, end - 1, &mut sums[0]);
                 }
             }
-            for column in whole..cols {
-                add_column::<S, E, V, R>(s, weights.add(column * ROWS * BYTES), x, column, &mut sums[0]);
+            let [even, odd] = &sums;
+            for (totals, (even, odd)) in totals.iter_mut().zip(even.iter().zip(odd)) {
+                for (total, (&even, &odd)) in totals.iter_mut().zip(even.iter().zip(odd)) {
+                    *total = s.add(s.add(*total, even), odd);
+                }
             }
         }
         let columns = group * ROWS..weight.rows.min((group + 1) * ROWS);
         for r in 0..R {
             let mut results = [0.0; ROWS];
-            for v in 0..V {
-                let sum = sums[1..].iter().fold(sums[0][v][r], |sum, more| s.add(sum, more[v][r]));
+            for (v, totals) in totals.iter().enumerate() {
                 // SAFETY: V vectors are as long as the results (assertion above).
-                unsafe { s.store(results.as_mut_ptr().add(v * S::LANES), sum) };
+                unsafe { s.store(results.as_mut_ptr().add(v * S::LANES), totals[r]) };
             }
             if let Some(bias) = self.bias {
                 results.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, b)| *y += b);

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use crate::columns::{self, Groups};
+use crate::dots::{self, Arrange, Dots, PANEL_ROWS};
 use crate::error::{KernelError, exact};
-use crate::gemm::{DEPTH, MOST_TILE_ROWS, MOST_WIDTH, PER_THREAD, Panel, TileShape, pack_tile};
+use crate::gemm::{MOST_TILE_ROWS, PER_THREAD, Panel, TileShape, pack_tile};
 use crate::gemv::Gemv;
 use crate::inputs::Inputs;
 use crate::int8;
@@ -17,6 +18,9 @@ use crate::workspace::{Needs, Workspace, floats};
 const FEW_ROWS: usize = 8;
 /// Bytes of weights per task, so that sharing out costs little and an even share is possible.
 const TASK_BYTES: usize = 32 << 10;
+
+/// Elements per task that copies them.
+const ARRANGED: usize = 32 << 10;
 
 /// Threads, instruction set and scratch memory: what every kernel runs with.
 #[derive(Debug)]
@@ -114,6 +118,7 @@ impl Cpu {
             Layout::Columns if self.rounds && self.isa.int8().is_some() => {
                 self.half_products(weight, (x, key), bias, out)
             }
+            Layout::AsStored if n <= dots::FEW_ROWS => self.dots(weight, x, bias, out),
             Layout::AsStored | Layout::Columns => self.gemm(weight, x, bias, out),
             Layout::Interleaved if n == 0 => Ok(()),
             Layout::Interleaved => {
@@ -148,6 +153,41 @@ impl Cpu {
         self.pool.parallel_for(groups, grain, |_, range| isa.run(Groups { weight, range, x, bias, out: &out }))
     }
 
+    /// More rows than `gemv` takes with a matrix in the layout of its file, added up as there.
+    fn dots(
+        &mut self,
+        weight: &Matrix<'_>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        const { assert!(dots::PER_THREAD <= PER_THREAD) }
+        let (isa, cols, dtype) = (self.isa, weight.cols, weight.dtype);
+        let (packed, scratch) = self.workspace.parts(Cpu::matmul_needs(x.len() / cols, cols))?;
+        let x = if dots::arranges(dtype) {
+            let arranged = &mut packed[..x.len()];
+            let rows = SharedMut::new(arranged);
+            self.pool.parallel_for(x.len() / cols, ARRANGED.div_ceil(cols), |_, range| {
+                let elements = range.start * cols..range.end * cols;
+                // SAFETY: the ranges of a loop do not overlap.
+                let out = unsafe { rows.part(elements.clone()) };
+                isa.run(Arrange { dtype, x: &x[elements], cols, out });
+            })?;
+            &*arranged
+        } else {
+            x
+        };
+        let out = SharedMut::new(out);
+        self.pool.parallel_for(weight.rows.div_ceil(PANEL_ROWS), 1, |thread, range| {
+            let mut scratch = scratch.lock(thread);
+            for panel in range {
+                let scratch = floats(&mut scratch);
+                isa.run(Dots { weight, first: panel * PANEL_ROWS, x, bias, out: &out, scratch });
+            }
+        })
+    }
+
+    /// Many rows, as floats.
     fn gemm(
         &mut self,
         weight: &Matrix<'_>,
@@ -155,7 +195,6 @@ impl Cpu {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
-        const { assert!(DEPTH.is_multiple_of(8) && MOST_WIDTH.is_multiple_of(8)) }
         let (isa, cols, n) = (self.isa, weight.cols, x.len() / weight.cols);
         let (width, height) = isa.run(TileShape);
         let (packed, scratch) = self.workspace.parts(Cpu::matmul_needs(n, cols))?;
@@ -165,7 +204,7 @@ impl Cpu {
             for tile in range {
                 // SAFETY: each tile is visited once.
                 let to = unsafe { tiles.part(tile * height * cols..(tile + 1) * height * cols) };
-                pack_tile(&x[tile * height * cols..n.min((tile + 1) * height) * cols], cols, height, to);
+                pack_tile(&x[tile * height * cols..n.min((tile + 1) * height) * cols], cols, height, weight.layout, to);
             }
         })?;
         let (packed, out) = (&*packed, SharedMut::new(out));

@@ -1,20 +1,22 @@
-//! Products with many activation rows: a panel of weight rows is decoded once, transposed, and multiplied with every
-//! row of x by a register tile of `TILE_ROWS` rows by `2 * LANES` columns.
+//! Products with many activation rows, as floats: a panel of weight rows is decoded once and multiplied with every row of x by a
+//! register tile of `TILE_ROWS` rows by `2 * LANES` columns. Matrices of half precision whose rows lie side by side come with
+//! any number of rows, others with more than few.
 
 use rocmforge_quant::DType;
 
-use crate::columns::unpack;
+use crate::columns::{CHUNK, evens_first, unpack};
 use crate::decode::{ForFormat, Format, decode_row, for_format};
-use crate::matrix::{Layout, Matrix, other};
+use crate::gemv::decode_other;
+use crate::matrix::{Layout, Matrix};
 use crate::shared::SharedMut;
 use crate::simd::{Kernel, Simd};
 
 /// Inputs per panel: with 32 weight rows 128 KiB, so that the panel stays in the second-level cache.
-pub(crate) const DEPTH: usize = 1024;
+const DEPTH: usize = CHUNK;
 /// Inputs decoded and transposed at a time; every block length divides it.
 const SLAB: usize = 256;
 /// Widest panel, in weight rows, of any instruction set.
-pub(crate) const MOST_WIDTH: usize = 32;
+const MOST_WIDTH: usize = 32;
 /// Tallest register tile of any instruction set.
 pub(crate) const MOST_TILE_ROWS: usize = 12;
 /// Elements of scratch memory per thread.
@@ -32,15 +34,21 @@ impl Kernel for TileShape {
     }
 }
 
-/// Copies the rows of one tile, `[rows, cols]` with `rows <= height`, to `out` as `[cols, height]`, padded with zeros.
-pub(crate) fn pack_tile(x: &[f32], cols: usize, height: usize, out: &mut [f32]) {
+/// Copies the rows of one tile, `[rows, cols]` with `rows <= height`, to `out` as `[cols, height]`, padded with zeros; of each
+/// chunk, for matrices whose rows lie side by side, the even columns first.
+pub(crate) fn pack_tile(x: &[f32], cols: usize, height: usize, layout: Layout, out: &mut [f32]) {
     let rows = x.len() / cols;
     if rows < height {
         out.fill(0.0);
     }
     for (r, row) in x.chunks_exact(cols).enumerate() {
-        for (to, &from) in out.chunks_exact_mut(height).zip(row) {
-            to[r] = from;
+        for (row, out) in row.chunks(DEPTH).zip(out.chunks_mut(DEPTH * height)) {
+            match layout {
+                Layout::Columns => {
+                    row.iter().enumerate().for_each(|(c, &x)| out[evens_first(c, row.len()) * height + r] = x);
+                }
+                _ => row.iter().zip(out.chunks_exact_mut(height)).for_each(|(&x, to)| to[r] = x),
+            }
         }
     }
 }
@@ -69,19 +77,24 @@ impl Kernel for Panel<'_, '_> {
         let width = 2 * S::LANES;
         let (panel, slab) = self.scratch.split_at_mut(width * DEPTH);
         let valid = (self.weight.rows - self.first).min(width);
-        let cols = self.weight.cols;
+        let (cols, columns) = (self.weight.cols, self.weight.layout == Layout::Columns);
         for start in (0..cols).step_by(DEPTH) {
-            let depth = DEPTH.min(cols - start);
-            if self.weight.layout == Layout::Columns {
-                unpack(s, self.weight, self.first, start..start + depth, panel);
+            let end = cols.min(start + DEPTH);
+            if columns {
+                unpack(s, self.weight, self.first, start..end, panel);
             }
-            for at in (start..start + depth).step_by(SLAB).filter(|_| self.weight.layout != Layout::Columns) {
-                let n = SLAB.min(start + depth - at);
+            for at in (start..end).step_by(SLAB).filter(|_| !columns) {
+                let n = SLAB.min(end - at);
                 fill_slab(s, self.weight, self.first, valid, at, n, slab);
                 transpose_slab(s, slab, n, &mut panel[(at - start) * width..]);
             }
+            let part = Part {
+                spans: if columns { [(end - start).div_ceil(2), (end - start) / 2] } else { [end - start, 0] },
+                begins: start == 0,
+                bias: self.bias.filter(|_| end == cols),
+            };
             for (tile, x) in self.packed.chunks_exact(cols * S::TILE_ROWS).enumerate() {
-                let x = &x[start * S::TILE_ROWS..(start + depth) * S::TILE_ROWS];
+                let x = &x[start * S::TILE_ROWS..end * S::TILE_ROWS];
                 let place = Place {
                     rows: tile * S::TILE_ROWS..self.n.min((tile + 1) * S::TILE_ROWS),
                     first: self.first,
@@ -89,15 +102,24 @@ impl Kernel for Panel<'_, '_> {
                     stride: self.weight.rows,
                     out: self.out,
                 };
-                let start = if start > 0 { Start::Add } else { Start::Bias(self.bias) };
                 match S::TILE_ROWS {
-                    12 => tile_product::<S, 12>(s, panel, x, &place, start),
-                    6 => tile_product::<S, 6>(s, panel, x, &place, start),
-                    _ => tile_product::<S, 4>(s, panel, x, &place, start),
+                    12 => tile_product::<S, 12>(s, panel, x, &place, &part),
+                    6 => tile_product::<S, 6>(s, panel, x, &place, &part),
+                    _ => tile_product::<S, 4>(s, panel, x, &place, &part),
                 }
             }
         }
     }
+}
+
+/// A part of the columns.
+struct Part<'a> {
+    /// Columns whose products are added up from zero, one after the other.
+    spans: [usize; 2],
+    /// Whether it is the first.
+    begins: bool,
+    /// What is added at the end, if it is the last.
+    bias: Option<&'a [f32]>,
 }
 
 /// Decodes columns `at..at + n` of `valid` weight rows to `slab`, `[width, SLAB]`, padded with zeros.
@@ -135,10 +157,7 @@ impl<S: Simd> ForFormat for FillRow<'_, S> {
     }
 
     fn other(self) {
-        if other(self.dtype, self.bytes, self.out).is_err() {
-            // Lengths fit by construction and `matmul` has tried the type: never the case.
-            self.out.fill(f32::NAN);
-        }
+        decode_other(self.dtype, self.bytes, self.out);
     }
 }
 
@@ -172,22 +191,66 @@ struct Place<'a, 'b> {
     out: &'a SharedMut<'b, f32>,
 }
 
-/// What the results of a tile are added to.
-#[derive(Clone, Copy)]
-enum Start<'a> {
-    /// What is there, from the panel before.
-    Add,
-    Bias(Option<&'a [f32]>),
+/// Adds the sums of the spans of a panel, one after the other, to what is there, if they are not the first, and at the end
+/// the bias.
+#[inline(always)]
+fn tile_product<S: Simd, const H: usize>(s: S, panel: &[f32], x: &[f32], place: &Place<'_, '_>, part: &Part<'_>) {
+    assert!(panel.len() >= x.len() / H * 2 * S::LANES && part.spans[0] + part.spans[1] <= x.len() / H);
+    let mut totals = [[s.splat(0.0); 2]; H];
+    if !part.begins {
+        for (r, totals) in totals.iter_mut().enumerate().take(place.rows.len()) {
+            for (half, total) in totals.iter_mut().enumerate() {
+                let (out, n) = place.at::<S>(r, half);
+                // SAFETY: these columns of the output belong to the task that has this panel.
+                *total = unsafe { s.load_first(out, n) };
+            }
+        }
+    }
+    let (mut w, mut x) = (panel.as_ptr(), x.as_ptr());
+    for depth in part.spans {
+        // SAFETY: as many rows of the panel as of x (assertion above), and as many as there are columns.
+        unsafe { add_span::<S, H>(s, w, x, depth, &mut totals) };
+        (w, x) = (w.wrapping_add(depth * 2 * S::LANES), x.wrapping_add(depth * H));
+    }
+    for (r, totals) in totals.iter().enumerate().take(place.rows.len()) {
+        for (half, &total) in totals.iter().enumerate() {
+            let ((out, n), mut total) = (place.at::<S>(r, half), total);
+            // SAFETY: as above; the bias is as long as the output is wide.
+            unsafe {
+                if let Some(bias) = part.bias {
+                    let bias = bias[(place.first + half * S::LANES).min(bias.len())..].as_ptr();
+                    total = s.add(total, s.load_first(bias, n));
+                }
+                s.store_first(out, total, n);
+            }
+        }
+    }
 }
 
+impl Place<'_, '_> {
+    /// The results of a half of a row of the tile, as many as exist.
+    #[inline(always)]
+    fn at<S: Simd>(&self, row: usize, half: usize) -> (*mut f32, usize) {
+        let at = (self.rows.start + row) * self.stride + self.first;
+        let (from, until) = ((half * S::LANES).min(self.valid), ((half + 1) * S::LANES).min(self.valid));
+        (self.out.pointer(at + from..at + until), until - from)
+    }
+}
+
+/// Adds the sums of a span of `depth` columns to the totals.
+/// # Safety
+/// `depth` rows of two vectors of the panel and of `H` elements of x are readable.
 #[inline(always)]
-fn tile_product<S: Simd, const H: usize>(s: S, panel: &[f32], x: &[f32], place: &Place<'_, '_>, start: Start<'_>) {
-    let depth = x.len() / H;
-    assert!(panel.len() >= depth * 2 * S::LANES);
+unsafe fn add_span<S: Simd, const H: usize>(
+    s: S,
+    mut w: *const f32,
+    mut x: *const f32,
+    depth: usize,
+    totals: &mut [[S::V; 2]; H],
+) {
     let mut sums = [[s.splat(0.0); 2]; H];
-    let (mut w, mut x) = (panel.as_ptr(), x.as_ptr());
     for _ in 0..depth {
-        // SAFETY: `depth` rows of H elements of x, and of two vectors of the panel (assertion above).
+        // SAFETY: the caller's contract.
         unsafe {
             let (w0, w1) = (s.load(w), s.load(w.add(S::LANES)));
             for (r, sum) in sums.iter_mut().enumerate() {
@@ -198,23 +261,7 @@ fn tile_product<S: Simd, const H: usize>(s: S, panel: &[f32], x: &[f32], place: 
             x = x.add(H);
         }
     }
-    for (r, sum) in place.rows.clone().zip(sums) {
-        let at = r * place.stride + place.first;
-        // SAFETY: these columns of the output belong to the task that has this panel.
-        let out = unsafe { place.out.part(at..at + place.valid) };
-        for (half, sum) in sum.into_iter().enumerate() {
-            let from = (half * S::LANES).min(out.len());
-            let out = &mut out[from..];
-            let n = out.len().min(S::LANES);
-            // SAFETY: `n` elements are left in `out` and in the bias, which is as long as the output is wide.
-            unsafe {
-                let before = match start {
-                    Start::Add => s.load_first(out.as_ptr(), n),
-                    Start::Bias(Some(bias)) => s.load_first(bias[place.first + from..].as_ptr(), n),
-                    Start::Bias(None) => s.splat(0.0),
-                };
-                s.store_first(out.as_mut_ptr(), s.add(sum, before), n);
-            }
-        }
+    for (total, sum) in totals.iter_mut().zip(&sums) {
+        *total = [s.add(total[0], sum[0]), s.add(total[1], sum[1])];
     }
 }

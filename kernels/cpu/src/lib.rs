@@ -9,6 +9,7 @@ mod attention;
 mod columns;
 mod cpu;
 mod decode;
+mod dots;
 mod elementwise;
 mod error;
 mod experts;

@@ -122,7 +122,8 @@ pub fn decode(isa: Isa, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(
     isa.run(Decode { dtype, bytes, out })
 }
 
-struct Native;
+/// Whether there is a decoder of our own.
+pub(crate) struct Native;
 
 impl ForFormat for Native {
     type Out = bool;

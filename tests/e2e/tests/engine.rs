@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocmforge_e2e::{exact_plugins, greedy, load_with};
+use rocmforge_e2e::{greedy, load};
 use rocmforge_engine::{
     EngineConfig, EngineHandle, Event, FinishReason, GenerateRequest, RequestStream, SamplingParams, StopParams,
 };
@@ -26,10 +26,8 @@ fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/llama-demo-Q4_K_M.gguf")
 }
 
-/// With exact activations: where four digits are within 0.03 of each other, as after a question that the model makes up
-/// itself, rounding to 8 bits lets the size of a step decide.
 fn model() -> Model {
-    load_with(&exact_plugins(), &demo(), 64, 8)
+    load(&demo(), 64, 8)
 }
 
 fn start(model: Model, tokenizer: Arc<Tokenizer>, blocks: u64, budget: usize) -> EngineHandle {

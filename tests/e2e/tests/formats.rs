@@ -110,7 +110,7 @@ fn experts(seed: u64, dtype: DType) -> Tiny {
     t
 }
 
-/// A prompt in one step and the same token by token, which backends compute in different ways.
+/// A prompt in one step, in pieces and token by token: with the same bits.
 fn check(what: &str, tiny: &Tiny, rounded: Option<f64>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tiny.gguf");
@@ -122,8 +122,11 @@ fn check(what: &str, tiny: &Tiny, rounded: Option<f64>) {
     let exact = (exact_plugins(), "f32", TOLERANCE);
     for (plugins, form, most) in [Some(exact), rounded.map(|most| (plugins(), "int8", most))].into_iter().flatten() {
         let mut model = load_with(&plugins, &path, 16, 1);
-        for chunk in [tokens.len(), 1] {
-            let difference = rms_difference(&logits(&mut model, &tokens, chunk), &expected) / size;
+        let alone = logits(&mut model, &tokens, 1);
+        for chunk in [tokens.len(), 5, 1] {
+            let found = logits(&mut model, &tokens, chunk);
+            assert!(found == alone, "{what} in steps of {chunk}, {form}: not the same bits as token by token");
+            let difference = rms_difference(&found, &expected) / size;
             println!("{what} in steps of {chunk}, {form}: {difference:.1e} of {size:.2}");
             assert!(
                 difference <= most,

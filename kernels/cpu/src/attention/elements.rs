@@ -43,6 +43,25 @@ pub(super) trait Element {
     /// or if the type `ROUNDS` what `query` has written.
     unsafe fn score<S: Simd, const R: usize>(s: S, keys: Keys, at: usize, n: usize, q: [*const f32; R]) -> [S::V; R];
 
+    /// The same of `K` blocks, so that with few queries there are sums enough that do not wait for each other.
+    /// # Safety
+    /// As for `score`, of each block; all have as much room and as many elements.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const R: usize, const K: usize>(
+        s: S,
+        keys: [Keys; K],
+        at: usize,
+        n: usize,
+        q: [*const f32; R],
+    ) -> [[S::V; R]; K] {
+        let mut scores = [[s.splat(0.0); R]; K];
+        for (scores, keys) in scores.iter_mut().zip(keys) {
+            // SAFETY: the caller's contract.
+            *scores = unsafe { Self::score::<S, R>(s, keys, at, n, q) };
+        }
+        scores
+    }
+
     /// Adds values, times the weights `p`, `R` rows that lie `width` apart, to `sums`: elements from `at` on, `n` of
     /// them; other lanes hold anything.
     /// # Safety
@@ -99,17 +118,27 @@ impl Plain for Half {
     }
 }
 
-/// Sums that do not wait for each other; with few rows there are too few without.
-const CHAINS: usize = 4;
-
 impl<P: Plain> Element for P {
     #[inline(always)]
     unsafe fn score<S: Simd, const R: usize>(s: S, keys: Keys, at: usize, n: usize, q: [*const f32; R]) -> [S::V; R] {
         // SAFETY: the caller's contract.
+        let [scores] = unsafe { Self::scores::<S, R, 1>(s, [keys], at, n, q) };
+        scores
+    }
+
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const R: usize, const K: usize>(
+        s: S,
+        keys: [Keys; K],
+        at: usize,
+        n: usize,
+        q: [*const f32; R],
+    ) -> [[S::V; R]; K] {
+        // SAFETY: the caller's contract.
         unsafe {
-            match keys.ahead.is_null() {
-                true => plain_score::<S, P, R, false>(s, keys, at, n, q),
-                false => plain_score::<S, P, R, true>(s, keys, at, n, q),
+            match keys[0].ahead.is_null() {
+                true => plain_scores::<S, P, R, K, false>(s, keys, at, n, q),
+                false => plain_scores::<S, P, R, K, true>(s, keys, at, n, q),
             }
         }
     }
@@ -133,44 +162,37 @@ impl<P: Plain> Element for P {
     }
 }
 
-/// [`Element::score`]; with `AHEAD` it asks for what comes next, a bit with each key.
+/// [`Element::scores`]; with `AHEAD` it asks for what comes next, a bit with each key. The products of a query are added up
+/// in the order of its elements, however many queries and blocks there are.
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn plain_score<S: Simd, P: Plain, const R: usize, const AHEAD: bool>(
+unsafe fn plain_scores<S: Simd, P: Plain, const R: usize, const K: usize, const AHEAD: bool>(
     s: S,
-    keys: Keys,
+    keys: [Keys; K],
     at: usize,
     n: usize,
     q: [*const f32; R],
-) -> [S::V; R] {
-    let mut sums = [[s.splat(0.0); R]; CHAINS];
-    let chains = if R < CHAINS { CHAINS } else { 1 };
-    let (bytes, mut d) = (P::KIND.bytes(), 0);
-    // SAFETY: the caller's contract.
-    unsafe {
-        while d + chains <= keys.dim {
-            for (c, sums) in sums.iter_mut().enumerate().take(chains) {
-                let place = ((d + c) * keys.room + at) * bytes;
+) -> [[S::V; R]; K] {
+    let mut sums = [[s.splat(0.0); R]; K];
+    let Keys { room, dim, .. } = keys[0];
+    for d in 0..dim {
+        let place = (d * room + at) * P::KIND.bytes();
+        for k in 0..K {
+            // SAFETY: the caller's contract.
+            unsafe {
                 if AHEAD {
-                    prefetch(keys.ahead.wrapping_add(place));
+                    prefetch(keys[k].ahead.wrapping_add(place));
                 }
-                let key = P::load(s, keys.data.add(place), n);
-                (0..R).for_each(|r| sums[r] = s.mul_add(key, s.splat(*q[r].add(d + c)), sums[r]));
+                let key = P::load(s, keys[k].data.add(place), n);
+                // No closure, which may not be compiled into the loop and then lacks its instruction set.
+                for r in 0..R {
+                    sums[k][r] = s.mul_add(key, s.splat(*q[r].add(d)), sums[k][r]);
+                }
             }
-            d += chains;
-        }
-        while d < keys.dim {
-            let key = P::load(s, keys.data.add((d * keys.room + at) * bytes), n);
-            (0..R).for_each(|r| sums[0][r] = s.mul_add(key, s.splat(*q[r].add(d)), sums[0][r]));
-            d += 1;
         }
     }
-    let [mut first, second, third, fourth] = sums;
-    if chains > 1 {
-        (0..R).for_each(|r| first[r] = s.add(s.add(first[r], second[r]), s.add(third[r], fourth[r])));
-    }
-    first
+    sums
 }
 
 /// [`Element::accumulate`]; with `AHEAD` it asks for what comes next, a bit with each value.
@@ -193,7 +215,9 @@ unsafe fn plain_accumulate<S: Simd, P: Plain, const R: usize, const AHEAD: bool>
                 prefetch(values.ahead.wrapping_add(place));
             }
             let value = P::load(s, values.data.add(place), n);
-            (0..R).for_each(|r| sums[r] = s.mul_add(s.splat(*p.add(r * width + j)), value, sums[r]));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = s.mul_add(s.splat(*p.add(r * width + j)), value, *sum);
+            }
         }
     }
 }

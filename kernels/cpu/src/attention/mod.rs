@@ -2,17 +2,21 @@
 //! Gimelshein, arXiv:1805.02867), and the query heads that share a key head share its reads.
 
 //!
-//! Where a step has few tasks and long contexts, as in generation, what each task sees is split into parts, so that all
-//! threads take part; their results are joined afterwards. Many tokens of a sequence go another way, see `wide`.
+//! What a query sees is added up in chunks, which are then joined in their order. Where a step has few tasks and long
+//! contexts, as in generation, all threads take part in the chunks of a task, and they are joined afterwards; elsewhere a
+//! task joins its own. So a result depends on its query and what it sees alone, bit for bit, not on other tokens of the
+//! step, on the number of threads or on where blocks lie. Many tokens of a sequence go another way, see `wide`.
 
 mod elements;
+mod join;
 mod staging;
 mod task;
 mod vectors;
 mod weights;
 mod wide;
 
-use task::{Results, Task, join, part_floats, scratch_floats};
+use join::{Join, empty, finish, part_floats};
+use task::{Parts, Results, Task, chunk_blocks, scratch_floats};
 use wide::Wide;
 
 use crate::cpu::Cpu;
@@ -25,8 +29,10 @@ use crate::workspace::{Needs, floats};
 const TASK_ROWS: usize = 32;
 /// Tasks per thread below which contexts are split into parts.
 const TASKS: usize = 4;
-/// Fewest tokens of context of a part.
-const PART: usize = 256;
+/// Elements per task that joins chunks.
+const JOINED: usize = 32 << 10;
+/// Chunks for whose results there is room, for each part that there may be.
+const ROOM: usize = 4;
 
 /// Parameters of [`Cpu::attention`].
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +65,6 @@ pub struct Sequences<'a> {
 impl Sequences<'_> {
     fn lengths(&self) -> impl Iterator<Item = usize> {
         self.query_start.windows(2).map(|w| (w[1] - w[0]) as usize)
-    }
-
-    /// The most tokens that one of the last tokens sees.
-    fn longest(&self, window: Option<u32>) -> usize {
-        let last = self.positions.iter().max().map_or(0, |&p| p as usize + 1);
-        window.map_or(last, |w| last.min(w as usize))
     }
 
     /// The sequence of a tile, and its tokens; `size` says, by the length of a sequence, how many tokens its tiles have, 0
@@ -106,12 +106,20 @@ fn task_shape(heads: usize, kv_heads: usize) -> (usize, usize) {
     (tokens, tokens * group)
 }
 
-/// How many parts `tasks` tasks over contexts of up to `longest` tokens are split into.
-fn parts(tasks: usize, longest: usize, threads: usize) -> usize {
+/// How many parts `tasks` tasks over contexts of up to `chunks` chunks are split into.
+fn parts(tasks: usize, chunks: usize, threads: usize) -> usize {
     if threads == 1 || tasks == 0 || tasks >= TASKS * threads {
         return 1;
     }
-    (TASKS * threads).div_ceil(tasks).min(longest / PART).max(1)
+    (TASKS * threads).div_ceil(tasks).min(chunks).max(1)
+}
+
+/// Chunks of blocks that the tokens of a tile see, which are at these positions.
+fn chunks(positions: &[u32], window: Option<u32>, block_size: usize) -> usize {
+    let chunk = chunk_blocks(block_size) * block_size;
+    let [Some(&first), Some(&last)] = [positions.first(), positions.last()] else { return 0 };
+    let oldest = window.map_or(0, |w| (first as usize + 1).saturating_sub(w as usize));
+    (last as usize / chunk + 1).saturating_sub(oldest / chunk)
 }
 
 impl Cpu {
@@ -124,9 +132,9 @@ impl Cpu {
         threads: usize,
     ) -> Needs {
         let (_, rows) = task_shape(heads, kv_heads);
-        // Rounding up, the parts of all tasks are less than twice as many as wanted.
-        let parts = 2 * TASKS * threads;
-        let packed = if threads > 1 { parts.saturating_mul(rows).saturating_mul(part_floats(value_dim)) } else { 0 };
+        // Rounding up, the parts of all tasks are less than twice as many as wanted; and one place for what is joined.
+        let places = 2 * (ROOM + 1) * TASKS * threads;
+        let packed = if threads > 1 { places.saturating_mul(rows).saturating_mul(part_floats(value_dim)) } else { 0 };
         let wide = wide::scratch_floats(heads / kv_heads.max(1), key_dim, value_dim);
         Needs { packed, per_thread: scratch_floats(rows, block_size, key_dim, value_dim).max(wide) }
     }
@@ -155,33 +163,41 @@ impl Cpu {
         self.wide(attention, cache, sequences, q, out)?;
         let (few, wide) = (task_shape(heads, shape.heads).0, self.rounds && self.isa.int8().is_some());
         let tile = |n: usize| if wide && n >= wide::FEWEST { 0 } else { few };
-        let tasks = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>() * shape.heads;
-        let threads = self.pool.threads();
-        let parts = parts(tasks, sequences.longest(attention.window), threads);
+        let tiles = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>();
+        let (tasks, threads) = (tiles * shape.heads, self.pool.threads());
+        let seen =
+            |tile: std::ops::Range<usize>| chunks(&sequences.positions[tile], attention.window, shape.block_size);
+        let most = match threads > 1 && tasks < TASKS * threads {
+            true => (0..tiles).map(|i| seen(sequences.tile(i, tile).1)).max().unwrap_or(0),
+            false => 1,
+        };
+        let parts = parts(tasks, most, threads);
         let dims = (shape.key_dim, shape.value_dim);
         let needs = Cpu::attention_needs(heads, shape.heads, shape.block_size, dims, threads);
-        let (isa, dim) = (self.isa, shape.value_dim);
-        let (partial, scratch) = self.workspace.parts(needs)?;
-        let partial = if parts > 1 { &mut partial[..tokens * heads * parts * part_floats(dim)] } else { &mut [] };
-        {
-            let (out, partial) = (SharedMut::new(out), SharedMut::new(partial));
-            self.pool.parallel_for(tasks * parts, 1, |thread, range| {
-                let mut scratch = scratch.lock(thread);
-                for i in range {
-                    let (task, part) = (i / parts, i % parts);
-                    let (sequence, tokens) = sequences.tile(task / shape.heads, tile);
-                    let kv_head = task % shape.heads;
-                    let scratch = floats(&mut scratch);
-                    let results = if parts > 1 { Results::Part(&partial, part, parts) } else { Results::Whole(&out) };
-                    isa.run(Task { attention, cache, sequences, sequence, tokens, kv_head, q, results, scratch });
-                }
-            })?;
+        let isa = self.isa;
+        let run = |i: usize, results: Results<'_, '_>, scratch: &mut [f32]| {
+            let (sequence, tokens) = sequences.tile(i / shape.heads, tile);
+            let kv_head = i % shape.heads;
+            isa.run(Task { attention, cache, sequences, sequence, tokens, kv_head, q, results, scratch });
+        };
+        if parts > 1 {
+            let group = heads / shape.heads;
+            let rows = sequences.lengths().map(|n| n.min(tile(n))).max().unwrap_or(0) * group;
+            let shared = Shared { tasks, rows, most, parts, dim: shape.value_dim };
+            // Of a row of a task: its token, if there is one, and its head.
+            let place = |i: usize, row: usize| {
+                let tokens = sequences.tile(i / shape.heads, tile).1;
+                let token = tokens.start + row / group;
+                (tokens.contains(&token).then_some(token), i % shape.heads * group + row % group)
+            };
+            return self.attend_in_parts(needs, shared, attention, out, (place, run));
         }
-        if parts > 1 && dim > 0 {
-            let each = partial.chunks_exact(parts * part_floats(dim));
-            each.zip(out.chunks_exact_mut(dim)).for_each(|(parts, out)| join(parts, out));
-        }
-        Ok(())
+        let (_, scratch) = self.workspace.parts(needs)?;
+        let out = SharedMut::new(out);
+        self.pool.parallel_for(tasks, 1, |thread, range| {
+            let mut scratch = scratch.lock(thread);
+            range.for_each(|i| run(i, Results::Whole(&out), floats(&mut scratch)));
+        })
     }
 
     /// The sequences that have many tokens in the step, if they may be rounded. Later tokens come first: they take longer.
@@ -219,4 +235,67 @@ impl Cpu {
             }
         })
     }
+
+    /// Tasks that several threads share: as many chunks at a time as there is room for, which are then joined.
+    fn attend_in_parts(
+        &mut self,
+        needs: Needs,
+        shared: Shared,
+        attention: Attention<'_>,
+        out: &mut [f32],
+        (place, run): (
+            impl Fn(usize, usize) -> (Option<usize>, usize),
+            impl Fn(usize, Results<'_, '_>, &mut [f32]) + Sync,
+        ),
+    ) -> Result<(), KernelError> {
+        let Shared { tasks, rows, most, parts, dim } = shared;
+        if dim == 0 {
+            return Ok(());
+        }
+        let (isa, each, all) = (self.isa, part_floats(dim), tasks * rows);
+        let room = (needs.packed / (all * each)).saturating_sub(1).clamp(1, most);
+        let (partial, scratch) = self.workspace.parts(needs)?;
+        let partial = &mut partial[..all * (1 + room) * each];
+        for (i, places) in partial.chunks_exact_mut((1 + room) * each).enumerate() {
+            places.chunks_exact_mut(each).for_each(|place| place[dim + 1] = 0.0);
+            let (_, head) = place(i / rows, i % rows);
+            empty(attention.sinks.map(|sinks| sinks[head]), &mut places[..each]);
+        }
+        let partial = SharedMut::new(partial);
+        for before in (0..most).step_by(room) {
+            self.pool.parallel_for(tasks * parts, 1, |thread, range| {
+                let mut scratch = scratch.lock(thread);
+                for i in range {
+                    let part = Parts { first: i / parts * rows, before, room, count: parts, part: i % parts };
+                    run(i / parts, Results::Part(&partial, part), floats(&mut scratch));
+                }
+            })?;
+            self.pool.parallel_for(all, JOINED.div_ceil(room * each), |_, range| {
+                let places = range.start * (1 + room) * each..range.end * (1 + room) * each;
+                // SAFETY: the ranges of a loop do not overlap.
+                isa.run(Join { parts: unsafe { partial.part(places) }, room, value_dim: dim });
+            })?;
+        }
+        // SAFETY: nothing else uses it any more.
+        let joined = unsafe { partial.part(0..all * (1 + room) * each) };
+        for (i, joined) in joined.chunks_exact((1 + room) * each).enumerate() {
+            if let (Some(token), head) = place(i / rows, i % rows) {
+                let at = (token * attention.heads + head) * dim;
+                finish(&joined[..each], &mut out[at..at + dim]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tasks that are shared.
+struct Shared {
+    tasks: usize,
+    /// The most rows of one.
+    rows: usize,
+    /// The most chunks of one.
+    most: usize,
+    parts: usize,
+    /// Elements of a value.
+    dim: usize,
 }

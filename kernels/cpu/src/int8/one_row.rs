@@ -1,13 +1,14 @@
-//! Products of interleaved weights with one row of x, whose codes are unpacked as they are used.
+//! Products of interleaved weights with one row of x, whose codes are unpacked as they are used. Blocks are multiplied and added
+//! as with many rows, so that a row has the same result beside any others.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::activations::{BLOCK_BYTES, Numbers, quad_place, row_bytes};
-use super::format::{BLOCK, Codes, ForPacking, Order, Packing, Products, ROWS, code_bytes, for_packing};
+use super::activations::{BLOCK_BYTES, row_bytes};
+use super::format::{BLOCK, Codes, ForPacking, Order, Packing, ROWS, code_bytes, for_packing};
 use super::pack::{group_bytes, unit_bytes};
-use super::product::{Block, Product, block, number, sum_of};
+use super::product::{Block, Product, block};
 use super::scales::Scales;
 use super::simd::{Int8, Kernel8, Token8};
 use crate::simd::AHEAD;
@@ -83,11 +84,7 @@ unsafe fn dot<S: Int8, P: Packing, const V: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         for _ in 0..cols / (BLOCK * P::K::BLOCKS) {
-            if const { in_numbers::<S, P>() } {
-                unit_in_numbers::<S, P, V>(s, weights, x, &mut sums);
-            } else {
-                unit::<S, P, V>(s, weights, x, &mut sums);
-            }
+            unit::<S, P, V>(s, weights, x, &mut sums);
             weights = weights.add(unit_bytes::<P>());
             x = x.add(P::K::BLOCKS * BLOCK_BYTES);
         }
@@ -135,101 +132,6 @@ unsafe fn unit<S: Int8, P: Packing, const V: usize>(
             block::<S, P::Products, <P::K as Scales>::Form, _, V, 1>(s, packed, x, sums);
             codes = codes.add(code_bytes::<P::C>());
             x = x.add(BLOCK_BYTES);
-        }
-    }
-}
-
-/// Quads of which the products are added up in one sum of `unit_in_numbers`.
-const fn span<P: Packing>() -> usize {
-    let (quads, together) = (8 / P::K::PARTS, <P::Products as Products>::TOGETHER);
-    if together < quads { together } else { quads }
-}
-
-/// Whether products are multiplied with whole scales: where that is the same instruction as adding up pairs, and there
-/// are at most two sums.
-const fn in_numbers<S: Int8, P: Packing>() -> bool {
-    let begins = P::ZERO == 0 || span::<P>() == 8 / P::K::PARTS;
-    S::PAIRS && P::K::WHOLE && !<P::Products as Products>::WIDE && begins && 8 / span::<P>() <= 2
-}
-
-/// The same as `unit`, in whole numbers: the factors of the unit are left for its end.
-/// # Safety
-/// As for `unit`.
-#[inline(always)]
-unsafe fn unit_in_numbers<S: Int8, P: Packing, const V: usize>(
-    s: S,
-    unit: *const u8,
-    mut x: *const u8,
-    sums: &mut [[S::F; 1]; V],
-) {
-    let mut scaled = [s.as_f32(s.zero()); V];
-    let mut mins = scaled;
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut codes = unit.add(P::K::BYTES);
-        for number in 0..P::K::BLOCKS {
-            ask_ahead::<S, P>(s, unit, number);
-            block_in_numbers::<S, P, V>(s, (unit, codes, number), x, &mut scaled, &mut mins);
-            codes = codes.add(code_bytes::<P::C>());
-            x = x.add(BLOCK_BYTES);
-        }
-        for (v, [sum]) in sums.iter_mut().enumerate() {
-            let [factor, min] = P::K::head(s, unit, v * S::LANES);
-            *sum = s.mul_add(scaled[v], factor, *sum);
-            if P::K::MINS {
-                *sum = s.mul_add(mins[v], min, *sum);
-            }
-        }
-    }
-}
-
-/// A block of `unit_in_numbers`: block `number` of a unit, whose codes lie at `codes`.
-/// # Safety
-/// As for `unit`.
-#[inline(always)]
-unsafe fn block_in_numbers<S: Int8, P: Packing, const V: usize>(
-    s: S,
-    (unit, codes, block): (*const u8, *const u8, usize),
-    x: *const u8,
-    scaled: &mut [S::F; V],
-    mins: &mut [S::F; V],
-) {
-    let (span, parts) = (span::<P>(), P::K::PARTS);
-    let mut products = [[s.zero(); V]; 2];
-    // SAFETY: the caller's contract.
-    unsafe {
-        let sums = [sum_of::<<P::K as Scales>::Form>(0), sum_of::<<P::K as Scales>::Form>(1)];
-        let sums = [number::<S, 1>(s, x, sums[0], 0), number::<S, 1>(s, x, sums[1], 0)];
-        if !P::K::MINS {
-            products = [[sums[0]; V], [sums[1]; V]];
-        }
-        for &quad in &P::C::ORDER {
-            let x = s.splat(x.add(quad_place(quad, 0)));
-            for (v, product) in products[quad / span].iter_mut().enumerate() {
-                let w = P::C::quad(s, codes.add(4 * v * S::LANES), v * S::LANES, quad);
-                *product = s.dot(*product, w, x);
-            }
-        }
-        let x_scale = s.as_f32(number::<S, 1>(s, x, Numbers::Scale, 0));
-        for v in 0..V {
-            let first = P::K::numbers(s, unit, v * S::LANES, (block, 0));
-            let last = P::K::numbers(s, unit, v * S::LANES, (block, parts - 1));
-            let (Some([scale, min]), Some([last_scale, last_min])) = (first, last) else { continue };
-            let mut product = s.scaled(products[0][v], scale);
-            if span < 8 {
-                product = s.plus(product, s.scaled(products[1][v], last_scale));
-            }
-            scaled[v] = s.mul_add(s.to_f32(product), x_scale, scaled[v]);
-            if !P::K::MINS {
-                continue;
-            }
-            if parts == 1 {
-                let sum = s.as_f32(number::<S, 1>(s, x, Numbers::ScaledSum, 0));
-                mins[v] = s.mul_add(s.to_f32(min), sum, mins[v]);
-            } else {
-                let sum = s.plus(s.scaled(sums[0], min), s.scaled(sums[1], last_min));
-                mins[v] = s.mul_add(s.to_f32(sum), x_scale, mins[v]);
-            }
         }
     }
 }

@@ -117,14 +117,14 @@ unsafe fn one_by_one<S: Int8, M: Products, F: Form, B: Block<S>, const V: usize,
 
 /// Whether the quads of a part are added up at once, and how many are.
 #[inline(always)]
-pub(super) const fn together<S: Int8, M: Products, F: Form>() -> (bool, usize) {
+const fn together<S: Int8, M: Products, F: Form>() -> (bool, usize) {
     let quads = 8 / F::PARTS;
     if S::PAIRS && !M::WIDE && M::TOGETHER < quads { (false, M::TOGETHER) } else { (true, quads) }
 }
 
 /// Which sum of a block of x goes with a part.
 #[inline(always)]
-pub(super) fn sum_of<F: Form>(part: usize) -> Numbers {
+fn sum_of<F: Form>(part: usize) -> Numbers {
     match (F::PARTS, part) {
         (1, _) => Numbers::Sum,
         (_, 0) => Numbers::FirstSum,
@@ -136,7 +136,7 @@ pub(super) fn sum_of<F: Form>(part: usize) -> Numbers {
 /// # Safety
 /// `x` is readable for such a block.
 #[inline(always)]
-pub(super) unsafe fn number<S: Int8, const R: usize>(s: S, x: *const u8, which: Numbers, r: usize) -> S::I {
+unsafe fn number<S: Int8, const R: usize>(s: S, x: *const u8, which: Numbers, r: usize) -> S::I {
     // SAFETY: the caller's contract.
     unsafe { s.splat(x.add(place(R, which, r))) }
 }

@@ -35,9 +35,7 @@ pub(crate) trait Scales {
     /// # Safety
     /// `p` is readable for the `BYTES` of a unit; `lane` is 0 or, with 8 lanes, 8.
     unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2];
-    /// Whether scales and minima are whole numbers times the factors of `head`.
-    const WHOLE: bool = false;
-    /// Scale and minimum of a part of a block, if they are such numbers.
+    /// Scale and minimum of a part of a block, if they are whole numbers times the factors of `head`.
     /// # Safety
     /// As for `get`.
     #[inline(always)]
@@ -123,7 +121,6 @@ impl Scales for K16Nibbles {
     const BYTES: usize = 64 + 16 * ROWS;
     const FACTORS: usize = 2;
     type Form = Parts<2, true>;
-    const WHOLE: bool = true;
 
     #[inline(always)]
     unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2] {
@@ -163,7 +160,6 @@ macro_rules! k_scales {
             const BYTES: usize = Self::FACTORS * (32 + 8 * $parts * ROWS);
             const FACTORS: usize = if $mins { 2 } else { 1 };
             type Form = Parts<$parts, $mins>;
-            const WHOLE: bool = true;
 
             #[inline(always)]
             unsafe fn head<S: Int8>(s: S, p: *const u8, lane: usize) -> [S::F; 2] {

@@ -75,8 +75,6 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     fn dot(self, sum: Self::I, codes: Self::I, x: Self::I) -> Self::I;
     /// The sums of the lanes, from what `dot` has made of them.
     fn total(self, sum: Self::I) -> Self::I;
-    /// The same times a whole number per lane, of 16 bits.
-    fn scaled(self, sum: Self::I, number: Self::I) -> Self::I;
     /// Unpacks a block of points for 16 rows, quad after quad, if there are instructions for all of that at once, and says
     /// whether there are.
     /// # Safety

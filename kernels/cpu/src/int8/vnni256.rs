@@ -104,7 +104,6 @@ impl Int8 for Vnni256 {
 
     forward! {
         fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
-        fn scaled(sum: __m256i, number: __m256i) -> __m256i = _mm256_mullo_epi32(sum, number);
         fn dot_halves(sum: __m256i, a: __m256i, x: __m256i) -> __m256i = _mm256_dpwssd_avx_epi32(sum, a, x);
         fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(sum, codes, x);
     }

@@ -149,7 +149,6 @@ impl Int8 for Vnni512 {
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes)
         };
         fn dot(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
-        fn scaled(sum: __m512i, number: __m512i) -> __m512i = _mm512_mullo_epi32(sum, number);
         fn plus(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn dot_wide(sum: __m512i, codes: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, codes, x);
         fn dot_halves(sum: __m512i, a: __m512i, x: __m512i) -> __m512i = _mm512_dpwssd_epi32(sum, a, x);
@@ -268,13 +267,6 @@ impl Int8 for Avx2 {
             _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x))
         };
         fn total(sum: __m256i) -> __m256i = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-        fn scaled(sum: __m256i, number: __m256i) -> __m256i = {
-            let halves = _mm256_setr_epi8(
-                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
-                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
-            );
-            _mm256_madd_epi16(sum, _mm256_shuffle_epi8(number, halves))
-        };
         fn plus(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn dot_wide(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i = {
             // 128 * 127 twice still fits.
