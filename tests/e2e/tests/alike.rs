@@ -14,7 +14,7 @@ use rocmforge_loader::{CompileOptions, LoadOptions, Model, Plugins};
 use rocmforge_test_support::{committed_models, models, reference_pack};
 
 const DEMOS: [&str; 5] = [
-    "llama-demo-Q8_0.gguf",
+    "llama-demo-Q4_K_M.gguf",
     "qwen2-demo-Q4_K_M.gguf",
     "mistral-demo-Q4_K_M.gguf",
     "gemma-demo-Q4_K_M.gguf",
