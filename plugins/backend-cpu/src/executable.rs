@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use rocmforge_kernels_cpu::{Cpu, ExpertScratch, Isa, KvCache, KvShape, KvType, Pool};
 use rocmforge_sdk::program::{Element, OutputBuffer, Step};
-use rocmforge_sdk::{BoundWeight, CompileOptions, Error, Executable, KernelTime, Limits, MemoryNeed, Program, Result};
+use rocmforge_sdk::{
+    BoundWeight, CompileOptions, DType, Error, Executable, KernelTime, Limits, MemoryNeed, Program, Result,
+};
 
 use crate::kernel_error;
 use crate::options::{ActivationOption, CpuOptions};
@@ -59,8 +61,10 @@ impl CpuExecutable {
         let rounded = cpu_options.activations == ActivationOption::Int8;
         let threads = pool.threads();
         let plan = Plan::new(program, options, threads)?;
+        // A model whose weights are all of single precision is computed in it, attention of prompts too.
+        let rounds = rounded && plan.program.weights.iter().any(|weight| weight.dtype != DType::F32);
         let memory = Memory {
-            cpu: Cpu::new(pool, isa).rounding(rounded),
+            cpu: Cpu::new(pool, isa).rounding(rounds),
             weights: Weights::new(&plan.program, isa, rounded),
             values: Regions::new(plan.f32_widths),
             indices: Regions::new(plan.index_widths),
