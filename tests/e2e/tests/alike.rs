@@ -1,7 +1,7 @@
 //! A token's logits are the same, bit for bit, however many others are computed in its step; so answers with guesses are
 //! those without.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocmforge_e2e::server::repository;
@@ -26,7 +26,7 @@ fn demo(file: &str) -> PathBuf {
 }
 
 /// For contexts that are longer than what attention adds up at a time.
-fn load(plugins: &Arc<Plugins>, path: &PathBuf, sequences: u32) -> Model {
+fn load(plugins: &Arc<Plugins>, path: &Path, sequences: u32) -> Model {
     let compile = CompileOptions { max_tokens: 64, max_sequences: sequences, block_size: 16 };
     Model::load(plugins, path, &LoadOptions::new(compile), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -37,7 +37,7 @@ fn prompt(seed: u64, length: usize, vocabulary: usize) -> Vec<u32> {
 
 /// Logits of a prompt in steps of several lengths, up to `most`.
 fn check(what: &str, model: &mut Model, length: usize, most: usize) {
-    let vocabulary = model.executable.program().info.vocab_size as usize;
+    let vocabulary = model.executable.program().info.vocab_size;
     let length = length.min(model.executable.program().info.context_length as usize);
     let tokens = prompt(3, length, vocabulary);
     let alone = logits(model, &tokens, 1);
@@ -129,7 +129,7 @@ fn answers_with_guesses_are_those_without() {
     for file in DEMOS {
         let path = demo(file);
         let model = |sequences| load(&plugins(), &path, sequences);
-        let vocabulary = model(1).executable.program().info.vocab_size as usize;
+        let vocabulary = model(1).executable.program().info.vocab_size;
         let prompts: Vec<Vec<u32>> = (0..4).map(|i| prompt(i, 20 + 77 * i as usize, vocabulary)).collect();
         let alone: Vec<Vec<u32>> =
             prompts.iter().flat_map(|p| answers(model(1), None, std::slice::from_ref(p)).0).collect();
