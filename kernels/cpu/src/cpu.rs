@@ -9,6 +9,7 @@ use crate::inputs::Inputs;
 use crate::int8;
 use crate::isa::Isa;
 use crate::linear::Linear;
+use crate::long::Runs;
 use crate::matrix::{Layout, Matrix, can_decode};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
@@ -29,13 +30,14 @@ pub struct Cpu {
     pub(crate) isa: Isa,
     pub(crate) workspace: Workspace,
     pub(crate) rounds: bool,
+    pub(crate) runs: Runs,
 }
 
 impl Cpu {
     /// Without scratch memory; it grows with the calls.
     pub fn new(pool: Arc<Pool>, isa: Isa) -> Cpu {
         let workspace = Workspace::new(pool.threads());
-        Cpu { pool, isa, workspace, rounds: false }
+        Cpu { pool, isa, workspace, rounds: false, runs: Runs::default() }
     }
 
     /// The same, where products of many rows with weights of half precision may round both to whole numbers with a scale
@@ -51,6 +53,12 @@ impl Cpu {
     /// The system has no memory for it.
     pub fn reserve(&mut self, needs: Needs) -> Result<(), KernelError> {
         self.workspace.reserve(needs)
+    }
+
+    /// Says how many tokens each sequence of the next step has. Where a sequence has 65 and more, products of all tokens
+    /// of the step may compute its rows in ways that are faster for many, as attention does.
+    pub fn begin(&mut self, lengths: impl Iterator<Item = usize>) {
+        self.runs.set(lengths);
     }
 
     /// The threads.
@@ -72,7 +80,7 @@ impl Cpu {
             return Needs { packed: quantized, per_thread: per_thread.max(made) };
         }
         let tiles = rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols);
-        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD.max(made) }
+        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD.max(made).max(int8::PER_THREAD) }
     }
 
     /// `out = x Wᵀ + bias`: `x` `[n, cols]`, `weight` `[rows, cols]`, `bias` `[rows]`, `out` `[n, rows]`.

@@ -33,6 +33,16 @@ impl Inputs<'_> {
         }
     }
 
+    /// Rows `range` of rows of `cols`, without a key.
+    pub(crate) fn rows(self, range: Range<usize>, cols: usize) -> Self {
+        let range = range.start * cols..range.end * cols;
+        match self {
+            Inputs::Values(x, _) => Inputs::Values(&x[range], None),
+            Inputs::Norm(norm, centre, x) => Inputs::Norm(norm, centre, &x[range]),
+            Inputs::Gated(kind, gate, up) => Inputs::Gated(kind, &gate[range.clone()], &up[range]),
+        }
+    }
+
     /// Whether they are rows of `cols`.
     pub(crate) fn check(&self, cols: usize) -> Result<(), KernelError> {
         match self {

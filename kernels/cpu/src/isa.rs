@@ -3,7 +3,7 @@ use std::fmt;
 use crate::error::KernelError;
 use crate::int8::Token8;
 #[cfg(target_arch = "x86_64")]
-use crate::int8::{Vnni256, Vnni512};
+use crate::int8::{Amx, Vnni256, Vnni512};
 use crate::simd::{Kernel, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
@@ -21,6 +21,8 @@ enum Token {
     AvxVnni(Vnni256),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512, Vnni512),
 }
 
 impl Isa {
@@ -41,12 +43,15 @@ impl Isa {
         {
             found.extend(Avx2::detect().map(|t| Isa(Token::Avx2(t))));
             found.extend(Vnni256::detect().map(|t| Isa(Token::AvxVnni(t))));
-            found.extend(Avx512::detect().map(|t| Isa(Token::Avx512(t))));
+            let avx512 = Avx512::detect();
+            found.extend(avx512.map(|t| Isa(Token::Avx512(t))));
+            let amx = avx512.and_then(|t| Some((t, Vnni512::detect(t)?.with(Amx::detect()?))));
+            found.extend(amx.map(|(t, with)| Isa(Token::Amx(t, with))));
         }
         found
     }
 
-    /// By name: `auto`, `scalar`, `avx2`, `avxvnni` or `avx512`.
+    /// By name: `auto`, `scalar`, `avx2`, `avxvnni`, `avx512` or `amx`, which is the one before with tiles.
     ///
     /// # Errors
     /// The name is none of these, or the processor lacks it.
@@ -71,12 +76,22 @@ impl Isa {
             Token::AvxVnni(_) => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(..) => "amx",
         }
     }
 
     /// Whether there are no instructions for vectors.
     pub(crate) fn is_scalar(self) -> bool {
         matches!(self.0, Token::Scalar(_))
+    }
+
+    /// Whether prompts are multiplied in tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self.0, Token::Amx(..));
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Products of 8-bit integers, if it has them: in 512 bits only with VNNI, otherwise in 256.
@@ -92,6 +107,8 @@ impl Isa {
                 .map(Token8::Vnni512)
                 .or_else(|| Vnni256::detect().map(Token8::Vnni256))
                 .or_else(|| Avx2::detect().map(Token8::Avx2)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Amx(_, token) => Some(Token8::Vnni512(token)),
         }
     }
 
@@ -104,7 +121,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::AvxVnni(token) => token.avx2().enter(kernel),
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(token) => token.enter(kernel),
+            Token::Avx512(token) | Token::Amx(token, _) => token.enter(kernel),
         }
     }
 }

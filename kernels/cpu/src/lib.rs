@@ -21,6 +21,7 @@ mod isa;
 mod kv_cache;
 mod limits;
 mod linear;
+mod long;
 mod math;
 mod matrix;
 mod neighbours;

@@ -26,6 +26,13 @@ pub struct Linear<'a> {
 }
 
 impl Linear<'_> {
+    /// The same for rows `range`.
+    fn part(&mut self, range: Range<usize>) -> Linear<'_> {
+        let range = range.start * self.weight.rows..range.end * self.weight.rows;
+        let add = self.add.map(|add| &add[range.clone()]);
+        Linear { weight: self.weight, bias: self.bias, add, out: &mut self.out[range] }
+    }
+
     fn check(&self, x: usize) -> Result<(), KernelError> {
         let Matrix { rows, cols, dtype, .. } = self.weight;
         if rows == 0 || cols == 0 || !x.is_multiple_of(cols) {
@@ -54,6 +61,28 @@ pub(crate) fn add_columns(add: &[f32], stride: usize, columns: Range<usize>, out
 }
 
 impl Cpu {
+    /// Products with interleaved weights, each run of rows in its way.
+    fn packed_runs(
+        &mut self,
+        inputs: Inputs<'_>,
+        cols: usize,
+        rounding: (i32, bool),
+        linears: &mut [Option<Linear<'_>>; TOGETHER],
+    ) -> Result<(), KernelError> {
+        let n = inputs.len() / cols;
+        let runs = std::mem::take(&mut self.runs);
+        let result = match runs.of(n).filter(|_| self.isa.has_tiles()) {
+            None => self.packed_products(inputs, cols, (rounding, false), linears),
+            Some([(_, long)]) => self.packed_products(inputs, cols, (rounding, *long), linears),
+            Some(several) => several.iter().try_for_each(|(rows, long)| {
+                let mut part = linears.each_mut().map(|l| l.as_mut().map(|l| l.part(rows.clone())));
+                self.packed_products(inputs.rows(rows.clone(), cols), cols, (rounding, *long), &mut part)
+            }),
+        };
+        self.runs = runs;
+        result
+    }
+
     /// Whether products of the same rows with these matrices round the rows all in the same way: only then may
     /// [`linears`](Cpu::linears) make their inputs.
     pub fn rounds<'m>(mut weights: impl Iterator<Item = &'m Matrix<'m>> + Clone) -> bool {
@@ -82,7 +111,7 @@ impl Cpu {
         let interleaved = each().all(|linear| linear.weight.layout == Layout::Interleaved);
         let rounding = int8::rounding(each().map(|linear| linear.weight.dtype)).filter(|_| interleaved);
         if let Some(rounding) = rounding {
-            return self.packed_products(inputs, cols, rounding, &mut linears);
+            return self.packed_runs(inputs, cols, rounding, &mut linears);
         }
         let Inputs::Values(x, key) = inputs else {
             return Err(KernelError::mismatch(

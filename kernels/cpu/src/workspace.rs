@@ -31,6 +31,9 @@ pub(crate) enum Rounded {
     Bytes { zero: i32 },
     /// To 16 bits.
     Halves,
+    /// To bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Bfloats,
 }
 
 /// Rows of activations, rounded.

@@ -9,7 +9,7 @@ pub(crate) struct CpuOptions {
     pub(crate) threads: Option<usize>,
     /// Whether each thread stays on a processor of its own.
     pub(crate) pin: bool,
-    /// `auto`, `scalar`, `avx2`, `avxvnni` or `avx512`.
+    /// `auto`, `scalar`, `avx2`, `avxvnni`, `avx512` or `amx`.
     pub(crate) isa: String,
     /// Element type of the KV cache.
     pub(crate) kv_type: KvOption,

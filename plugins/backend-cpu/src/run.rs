@@ -52,6 +52,7 @@ impl Memory {
         self.indices.set_rows(rows)?;
         self.ropes.new_step();
         self.steps += 1;
+        self.cpu.begin(step.query_start.windows(2).map(|ends| (ends[1] - ends[0]) as usize));
         for item in &plan.items {
             let first = plan.firsts[item.node()];
             if rows[plan.lead(item)?] == 0 {

@@ -22,6 +22,7 @@ use wide::Wide;
 use crate::cpu::Cpu;
 use crate::error::{KernelError, exact};
 use crate::kv_cache::KvCache;
+use crate::long::FEWEST;
 use crate::shared::SharedMut;
 use crate::workspace::{Needs, floats};
 
@@ -162,7 +163,7 @@ impl Cpu {
         sequences.check()?;
         self.wide(attention, cache, sequences, q, out)?;
         let (few, wide) = (task_shape(heads, shape.heads).0, self.rounds && self.isa.int8().is_some());
-        let tile = |n: usize| if wide && n >= wide::FEWEST { 0 } else { few };
+        let tile = |n: usize| if wide && n >= FEWEST { 0 } else { few };
         let tiles = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>();
         let (tasks, threads) = (tiles * shape.heads, self.pool.threads());
         let seen =
@@ -212,7 +213,7 @@ impl Cpu {
         let (shape, threads) = (cache.shape, self.pool.threads());
         let Some(token) = self.isa.int8().filter(|_| self.rounds) else { return Ok(()) };
         let (few, group) = (task_shape(attention.heads, shape.heads).0, attention.heads / shape.heads);
-        let tile = |n| if n >= wide::FEWEST { wide::tokens(n, group, shape.heads, threads) } else { 0 };
+        let tile = |n| if n >= FEWEST { wide::tokens(n, group, shape.heads, threads) } else { 0 };
         let tasks = sequences.lengths().map(|n| tiles(n, tile(n))).sum::<usize>() * shape.heads;
         let dims = (shape.key_dim, shape.value_dim);
         let needs = Cpu::attention_needs(attention.heads, shape.heads, shape.block_size, dims, threads);

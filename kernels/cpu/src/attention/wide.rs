@@ -17,9 +17,6 @@ use crate::kv_cache::KvType;
 use crate::shared::SharedMut;
 use crate::simd::Simd;
 
-/// Fewest tokens of a sequence in a step that are computed in this way. Steps of up to 64 tokens, those of guesses and of
-/// many sequences, have to give the same bits as one token alone, which rounding of 64 keys together does not.
-pub(super) const FEWEST: usize = 65;
 /// Rows that a task aims at: enough that rounding keys and values costs little beside them.
 const TASK_ROWS: usize = 448;
 /// Most and fewest tokens of a task.
@@ -120,7 +117,7 @@ fn as_bytes(floats: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 4 * floats.len()) }
 }
 
-/// A task of [`FEWEST`] tokens and more. `finite` becomes false, and there are no results, if a value is not: rounded with
+/// A task of [`FEWEST`](crate::long::FEWEST) tokens and more. `finite` becomes false, and there are no results, if a value is not: rounded with
 /// the others of its block it would reach rows that do not see it.
 pub(super) struct Wide<'a, 'b> {
     pub(super) task: Task<'a, 'b>,

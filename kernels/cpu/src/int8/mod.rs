@@ -2,6 +2,10 @@
 //! to 8 bits.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod bfloat;
 mod format;
 mod grid;
 mod halves;
@@ -44,7 +48,7 @@ pub(crate) use simd::{Int8, Kernel8, Token8};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use vnni256::Vnni256;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Vnni512;
+pub(crate) use {amx::Amx, x86::Vnni512};
 
 /// Bytes of weights per task of a product with few rows.
 pub(crate) const TASK_BYTES: usize = 64 << 10;
@@ -57,8 +61,17 @@ const QUANTIZED: usize = 32 << 10;
 
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(crate) fn scratch(n: usize, cols: usize) -> usize {
-    n.saturating_mul(row_bytes(cols)).div_ceil(4)
+    let bytes = n.saturating_mul(row_bytes(cols)).div_ceil(4);
+    #[cfg(target_arch = "x86_64")]
+    let bytes = bytes.max(bfloat::scratch(n, cols));
+    bytes
 }
+
+/// Floats of scratch memory of a thread for products of many rows, at least.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const PER_THREAD: usize = bfloat::PER_THREAD;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) const PER_THREAD: usize = 0;
 
 /// Floats of scratch memory of a thread that makes `n` rows of `cols` activations.
 pub(crate) fn made(n: usize, cols: usize) -> usize {
@@ -185,12 +198,13 @@ impl Part<'_, '_> {
 }
 
 impl Cpu {
-    /// Products of the same rows with interleaved weights whose types have the same `rounding`; lengths have been checked.
+    /// Products of the same rows with interleaved weights whose types have the same `rounding`, in the way of prompts if
+    /// they are `long`; lengths have been checked.
     pub(crate) fn packed_products(
         &mut self,
         inputs: Inputs<'_>,
         cols: usize,
-        rounding: (i32, bool),
+        (rounding, long): ((i32, bool), bool),
         linears: &mut [Option<Linear<'_>>; TOGETHER],
     ) -> Result<(), KernelError> {
         let Some(token) = self.isa.int8() else {
@@ -202,6 +216,10 @@ impl Cpu {
         for Linear { weight, .. } in linears.iter().flatten() {
             let expected = weight.rows.div_ceil(ROWS) * weight.row_bytes * ROWS;
             exact("bytes of interleaved weights", weight.bytes.len(), expected)?;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = token.tiles().filter(|_| long) {
+            return self.bfloat_products(tiles, inputs, cols, linears);
         }
         self.quantize(token, rounding, inputs, cols)?;
         let held = self.workspace.holds();

@@ -6,7 +6,7 @@
 use super::format::BLOCK;
 use super::grid::Points;
 #[cfg(target_arch = "x86_64")]
-use super::{vnni256::Vnni256, x86::Vnni512};
+use super::{amx::Amx, vnni256::Vnni256, x86::Vnni512};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
 
@@ -183,6 +183,15 @@ impl Token8 {
             Token8::Vnni256(token) => token.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Token8::Avx2(token) => Int8::enter(token, kernel),
+        }
+    }
+
+    /// What multiplies prompts in tiles, if anything does.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(self) -> Option<(Vnni512, Amx)> {
+        match self {
+            Token8::Vnni512(token) => Some((token, token.tiles()?)),
+            Token8::Vnni256(_) | Token8::Avx2(_) => None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::amx::Amx;
 use super::format::BLOCK;
 use super::grid::Points;
 use super::points;
@@ -9,13 +10,23 @@ use super::simd::{Int8, Kernel8, sign_bits, sign_places};
 use super::tile;
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 
-/// AVX-512 with VNNI, and whether bytes may be permuted (VBMI).
+/// AVX-512 with VNNI, whether bytes may be permuted (VBMI), and tiles if they are to be used.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Vnni512(Avx512, bool);
+pub(crate) struct Vnni512(Avx512, bool, Option<Amx>);
 
 impl Vnni512 {
     pub(crate) fn detect(token: Avx512) -> Option<Vnni512> {
-        is_x86_feature_detected!("avx512vnni").then(|| Vnni512(token, is_x86_feature_detected!("avx512vbmi")))
+        is_x86_feature_detected!("avx512vnni").then(|| Vnni512(token, is_x86_feature_detected!("avx512vbmi"), None))
+    }
+
+    /// The same, with tiles where these are faster.
+    pub(crate) fn with(self, tiles: Amx) -> Vnni512 {
+        Vnni512(self.0, self.1, Some(tiles))
+    }
+
+    /// Tiles, if they are to be used.
+    pub(crate) fn tiles(self) -> Option<Amx> {
+        self.2
     }
 }
 

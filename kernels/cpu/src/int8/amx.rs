@@ -1,0 +1,161 @@
+//! AMX: eight registers of 16 rows of 64 bytes, called tiles, and products of these.
+//!
+//! See "Intel Architecture Instruction Set Extensions Programming Reference", chapter 3, and for the permission the
+//! kernel's `Documentation/arch/x86/xstate.rst`.
+
+use std::arch::asm;
+use std::sync::OnceLock;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 16;
+/// Bytes of a row of a tile.
+pub(super) const ROW_BYTES: usize = 64;
+/// Bytes of a tile.
+pub(super) const TILE_BYTES: usize = ROWS * ROW_BYTES;
+
+/// The proof that this process may use tiles, with products of bytes and of bfloat16.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amx(());
+
+/// The operand of `ldtilecfg`.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Amx {
+    /// The token, if the processor has the instructions and the system gives leave.
+    pub(crate) fn detect() -> Option<Amx> {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        FOUND.get_or_init(|| has_instructions() && may_use()).then_some(Amx(()))
+    }
+
+    /// Gives tiles 0 to 5 `rows` rows and the others 16, all of 64 bytes, until they are dropped.
+    #[inline]
+    pub(super) fn shape(self, rows: usize) -> Shaped {
+        debug_assert!((1..=ROWS).contains(&rows));
+        let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        shapes.row_bytes[..8].fill(ROW_BYTES as u16);
+        shapes.rows[..6].fill(rows as u8);
+        shapes.rows[6..8].fill(ROWS as u8);
+        // SAFETY: the token proves the instruction; the shapes are valid, and tiles are registers that compilers do not use.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(readonly, nostack, preserves_flags)) };
+        Shaped(())
+    }
+}
+
+/// Tiles that have shapes; without them registers need not be saved when threads change.
+pub(super) struct Shaped(());
+
+impl Drop for Shaped {
+    fn drop(&mut self) {
+        // SAFETY: that there is a value proves the instruction.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Where tiles of x, of weights and of results lie.
+pub(super) struct Places {
+    /// Of each tile of x its steps, one after the other.
+    pub(super) x: [*const u8; 2],
+    /// Of each step the tiles of two vectors of weight rows.
+    pub(super) weights: *const u8,
+    pub(super) steps: usize,
+    /// Of each tile of x the results of its first row with the first weight row.
+    pub(super) out: [*mut f32; 2],
+    /// Elements from a row of results to the next.
+    pub(super) stride: usize,
+}
+
+/// What is added up, `$tiles` being those of one tile of x and `$step` its products.
+macro_rules! products {
+    ($places:expr, $begin:expr, [$($zero:literal)*] [$($load:literal)*] [$($step:literal)*] [$($store:literal)*] $advance:literal) => {{
+        let Places { x, weights, steps, out, stride } = $places;
+        debug_assert!(steps > 0);
+        // SAFETY: the caller's contract.
+        unsafe {
+            asm!(
+                "test {begin:e}, {begin:e}",
+                "jz 2f",
+                $($zero,)*
+                "jmp 3f",
+                "2:",
+                $($load,)*
+                "3:",
+                $($step,)*
+                "add {w}, 2048",
+                "add {x0}, 1024",
+                $advance,
+                "dec {steps}",
+                "jnz 3b",
+                $($store,)*
+                begin = in(reg) u32::from($begin),
+                x0 = inout(reg) x[0] => _, x1 = inout(reg) x[1] => _, w = inout(reg) weights => _,
+                steps = inout(reg) steps => _, o0 = in(reg) out[0], o1 = in(reg) out[1],
+                rows = in(reg) 4 * stride, line = in(reg) ROW_BYTES,
+                options(nostack),
+            );
+        }
+    }};
+}
+
+impl Shaped {
+    /// Adds products of bfloat16, or begins with them: 16 rows of x of each of two tiles with 32 weight rows.
+    /// # Safety
+    /// All places are readable for whole tiles, those of results writable.
+    #[inline]
+    pub(super) unsafe fn two(&self, places: Places, begin: bool) {
+        products!(places, begin,
+            ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"]
+            ["tileloadd tmm0, [{o0} + {rows}*1]" "tileloadd tmm1, [{o0} + {rows}*1 + 64]"
+             "tileloadd tmm2, [{o1} + {rows}*1]" "tileloadd tmm3, [{o1} + {rows}*1 + 64]"]
+            ["tileloadd tmm6, [{w} + {line}*1]" "tileloadd tmm4, [{x0} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"
+             "tileloadd tmm5, [{x1} + {line}*1]" "tdpbf16ps tmm2, tmm5, tmm6" "tdpbf16ps tmm3, tmm5, tmm7"]
+            ["tilestored [{o0} + {rows}*1], tmm0" "tilestored [{o0} + {rows}*1 + 64], tmm1"
+             "tilestored [{o1} + {rows}*1], tmm2" "tilestored [{o1} + {rows}*1 + 64], tmm3"]
+            "add {x1}, 1024");
+    }
+
+    /// The same for the first tile alone, which may be of fewer rows.
+    /// # Safety
+    /// As for `two`, with as many rows as tiles have.
+    #[inline]
+    pub(super) unsafe fn one(&self, places: Places, begin: bool) {
+        products!(places, begin,
+            ["tilezero tmm0" "tilezero tmm1"]
+            ["tileloadd tmm0, [{o0} + {rows}*1]" "tileloadd tmm1, [{o0} + {rows}*1 + 64]"]
+            ["tileloadd tmm6, [{w} + {line}*1]" "tileloadd tmm4, [{x0} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"]
+            ["tilestored [{o0} + {rows}*1], tmm0" "tilestored [{o0} + {rows}*1 + 64], tmm1"]
+            "# {x1} {o1}");
+    }
+}
+
+/// Whether the processor has tiles with products of bytes and of bfloat16, and the vectors that round to these.
+fn has_instructions() -> bool {
+    const BF16: u32 = 1 << 22;
+    const TILE: u32 = 1 << 24;
+    const INT8: u32 = 1 << 25;
+    let all = BF16 | TILE | INT8;
+    let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    features & all == all && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
+}
+
+/// Asks the system to let this process use tiles, whose contents it has to save.
+#[cfg(target_os = "linux")]
+fn may_use() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_int = 18;
+    // SAFETY: changes what the process may do, and no memory.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn may_use() -> bool {
+    false
+}
