@@ -1,5 +1,7 @@
 //! Tokens drawn on the device, and results of a step on their way to the host.
 
+use std::sync::OnceLock;
+
 use rocmforge_kernels_hip::launch::sample_scratch_bytes;
 use rocmforge_sdk::program::{Lead, OutputBuffer, RowSampling, Step, output};
 use rocmforge_sdk::{Error, Result};
@@ -47,10 +49,16 @@ fn left(drawn: &[RowSampling], rows: usize) -> Vec<std::ops::Range<usize>> {
 /// Floats that are worth a thread that copies them: 4 MiB, of which one thread copies some GB/s and the machine several times that.
 const COPY_OF_THREAD: usize = 1 << 20;
 
+/// Most threads of one copy, asked for once: the answer takes tens of microseconds, because it reads the limits of control groups.
+fn copy_threads() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(8))
+}
+
 /// Copies floats, many of them with several threads: the logits of 64 sequences are tens of megabytes a step.
 fn copy_wide(to: &mut [f32], from: &[f32]) {
-    let most = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let threads = (from.len() / COPY_OF_THREAD).min(most);
+    let worth = from.len() / COPY_OF_THREAD;
+    let threads = if worth < 2 { 1 } else { worth.min(copy_threads()) };
     if threads < 2 {
         return to.copy_from_slice(from);
     }
