@@ -121,12 +121,17 @@ pub fn gemm_takes(dtype: DType, columns: u32) -> bool {
     }
 }
 
+/// Up to how many items [`gemm`] takes in tiles of 64: blocks with the same rows follow each other, so that only the first finds the
+/// weights not in the cache, and twice as many blocks keep the device busy.
+const SMALL_TILES_MOST: u32 = 512;
+
 /// Items of one tile of [`gemm`], with experts or without.
 pub fn gemm_tile(items: u32, experts: u32) -> u32 {
     match items / experts.max(1) {
         0..=16 if experts == 0 => 16,
         0..=32 => 32,
         33..=64 => 64,
+        65..=SMALL_TILES_MOST if experts == 0 => 64,
         _ => 128,
     }
 }

@@ -151,7 +151,7 @@ fn products_with_many_vectors() {
                 assert_eq!(dtype, DType::F32);
                 continue;
             }
-            for (items, splits) in [(9usize, 1u32), (20, 2), (35, 1), (70, 1)] {
+            for (items, tile, splits) in [(9usize, 16u32, 1u32), (20, 32, 2), (35, 64, 1), (70, 64, 2), (70, 128, 1)] {
                 let a = Activations::new(gpu, items, columns, &mut random);
                 let (bias, residual) = (random.normals(rows), random.normals(items * rows));
                 let out = gpu.upload(&residual);
@@ -175,7 +175,8 @@ fn products_with_many_vectors() {
                     ..Default::default()
                 };
                 args.partial = gpu.room(launch::gemm_partial_bytes(&args, splits) as usize);
-                gpu.run(launch::gemm(dtype, &args, gpu.wave));
+                assert!(tile == 128 || tile == launch::gemm_tile(args.items, 0), "{items}");
+                gpu.run(launch::gemm_tiles(dtype, &args, tile, args.items.div_ceil(tile), gpu.wave));
                 let expected: Vec<f64> = (0..items)
                     .flat_map(|i| {
                         let y = m.product(&a.x[i * columns..][..columns], 0, rows);
@@ -183,7 +184,7 @@ fn products_with_many_vectors() {
                         y.into_iter().enumerate().map(more).collect::<Vec<_>>()
                     })
                     .collect();
-                check(&format!("{dtype} x {items}"), &gpu.floats(out, items * rows), &expected, 1e-3, 1e-2);
+                check(&format!("{dtype} x {items} by {tile}"), &gpu.floats(out, items * rows), &expected, 1e-3, 1e-2);
                 assert_eq!(gpu.download::<u32>(counters, 16), [0; 16], "{dtype} x {items}");
             }
         }

@@ -8,7 +8,7 @@ use rocmforge_program::{DType, Lead, Op, OutputBuffer, Program, Step, infer_type
 use rocmforge_reference::Interpreter;
 
 use crate::error::Error;
-use crate::paging::{MOST_TOKENS, Pager, Scenario};
+use crate::paging::{Pager, Scenario};
 use crate::report::Outcome;
 use crate::tolerance::{Activations, Family, compare};
 use crate::weights::Stored;
@@ -91,7 +91,7 @@ pub fn compile(
     scenario: Scenario,
 ) -> Result<Executable, Error> {
     let options = CompileOptions {
-        max_tokens: MOST_TOKENS as u32,
+        max_tokens: scenario.most_tokens() as u32,
         max_sequences: scenario.sequences as u32,
         block_size: scenario.block_size as u32,
     };

@@ -62,6 +62,9 @@ const USUAL: Scenario = Scenario { block_size: 4, sequences: 4, blocks: 48, star
 /// As many rows as backends take at once where they read each weight once.
 pub const FULL: Scenario = Scenario { start: 3, steps: &[&[(0, 64)]], ..USUAL };
 
+/// More than that, and as many as a long prompt has.
+pub const MORE: Scenario = Scenario { start: 3, blocks: 180, steps: &[&[(0, 100)], &[(0, 600)]], ..USUAL };
+
 /// As [`ROWS`], at positions where an angle in f32 has few digits left after the point.
 pub const FAR: Scenario = Scenario { start: 100_000, ..ROWS };
 
@@ -104,8 +107,13 @@ pub const LONG: Scenario = Scenario {
     ..USUAL
 };
 
-/// Tokens in a step of any scenario at most.
-pub const MOST_TOKENS: usize = 64;
+impl Scenario {
+    /// The most tokens of a step that a backend is asked to take: those of the largest, and 64 where there are fewer.
+    pub fn most_tokens(&self) -> usize {
+        let sizes = self.steps.iter().map(|step| step.iter().map(|(_, tokens)| tokens).sum());
+        sizes.max().unwrap_or(0).max(64)
+    }
+}
 
 /// Gives out blocks as a host does, in an order without pattern.
 pub struct Pager<'a> {

@@ -4,7 +4,7 @@ use super::Cases;
 use crate::error::Error;
 use crate::net::Net;
 use crate::ops::OpCase;
-use crate::paging::{FULL, ROWS, Scenario};
+use crate::paging::{FULL, MORE, ROWS, Scenario};
 use crate::tolerance::Family;
 
 pub(super) fn cases() -> Cases {
@@ -21,6 +21,7 @@ pub(super) fn cases() -> Cases {
     // Long rows and a full batch: what is divided by columns, and what goes around shared memory in several steps.
     for dtype in [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K] {
         cases.push(linear_at(&format!("linear/{dtype}/40x4096, 64 rows"), dtype, [40, 4096], false, FULL)?);
+        cases.push(linear_at(&format!("linear/{dtype}/40x1024, 100 and 600 rows"), dtype, [40, 1024], false, MORE)?);
     }
     let mut net = Net::new("embed/scale");
     let x = net.embed(24, DType::F32, -3.5)?;
