@@ -122,16 +122,23 @@ pub fn gemm_takes(dtype: DType, columns: u32) -> bool {
 }
 
 /// Up to how many items [`gemm`] takes in tiles of 64: blocks with the same rows follow each other, so that only the first finds the
-/// weights not in the cache, and twice as many blocks keep the device busy.
-const SMALL_TILES_MOST: u32 = 512;
+/// weights not in the cache, and twice as many blocks keep the device busy. What takes long to read or to unpack is not
+/// worth doing twice where larger tiles keep it busy too.
+fn small_tiles_most(dtype: DType) -> u32 {
+    use DType::*;
+    match dtype {
+        Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => 512,
+        _ => 256,
+    }
+}
 
 /// Items of one tile of [`gemm`], with experts or without.
-pub fn gemm_tile(items: u32, experts: u32) -> u32 {
+pub fn gemm_tile(dtype: DType, items: u32, experts: u32) -> u32 {
     match items / experts.max(1) {
         0..=16 if experts == 0 => 16,
         0..=32 => 32,
         33..=64 => 64,
-        65..=SMALL_TILES_MOST if experts == 0 => 64,
+        n if experts == 0 && n <= small_tiles_most(dtype) => 64,
         _ => 128,
     }
 }
@@ -146,33 +153,30 @@ fn gemm_blocks(tile: u32) -> (u32, u32) {
 
 /// Into how many parts to divide the columns so that a device with so many compute units is busy; the last block of a tile
 /// sums them, through [`gemm_partial_bytes`] of memory and [`gemm_counters`] counters.
-pub fn gemm_splits(args: &RfGemmArgs, units: u32) -> u32 {
-    let tile = gemm_tile(args.items, 0);
+pub fn gemm_splits(args: &RfGemmArgs, tile: u32, units: u32) -> u32 {
     if args.tiles != 0 || tile > 64 {
         return 1;
     }
     // Long rows are worth half as many parts again: the sum is a smaller share.
     let blocks = units * gemm_blocks(tile).1 * if args.columns >= 8192 { 3 } else { 2 } / 2;
-    let wanted = blocks / gemm_counters(args).max(1);
+    let wanted = blocks / gemm_counters(args, tile).max(1);
     // The sum of a part takes as long as some hundred columns.
     wanted.clamp(1, (args.columns / 1024).max(1))
 }
 
 /// Bytes of `partial` for [`gemm`] with so many splits.
-pub fn gemm_partial_bytes(args: &RfGemmArgs, splits: u32) -> u64 {
-    let tile = gemm_tile(args.items, 0);
-    4 * u64::from(gemm_counters(args)) * u64::from(gemm_blocks(tile).0 * tile) * u64::from(splits)
+pub fn gemm_partial_bytes(args: &RfGemmArgs, tile: u32, splits: u32) -> u64 {
+    4 * u64::from(gemm_counters(args, tile)) * u64::from(gemm_blocks(tile).0 * tile) * u64::from(splits)
 }
 
 /// Counters at `arrived` for [`gemm`] with splits: its tiles.
-pub fn gemm_counters(args: &RfGemmArgs) -> u32 {
-    let tile = gemm_tile(args.items, 0);
+pub fn gemm_counters(args: &RfGemmArgs, tile: u32) -> u32 {
     args.rows.div_ceil(gemm_blocks(tile).0) * args.items.div_ceil(tile)
 }
 
 /// A matrix and many vectors, in f16 with a power of two per row.
 pub fn gemm(dtype: DType, args: &RfGemmArgs, wave: u32) -> Launch {
-    let tile = gemm_tile(args.items, 0);
+    let tile = gemm_tile(dtype, args.items, 0);
     gemm_tiles(dtype, args, tile, args.items.div_ceil(tile), wave)
 }
 

@@ -174,8 +174,8 @@ fn products_with_many_vectors() {
                     slots: 1,
                     ..Default::default()
                 };
-                args.partial = gpu.room(launch::gemm_partial_bytes(&args, splits) as usize);
-                assert!(tile == 128 || tile == launch::gemm_tile(args.items, 0), "{items}");
+                args.partial = gpu.room(launch::gemm_partial_bytes(&args, tile, splits) as usize);
+                assert!(tile == 128 || tile == launch::gemm_tile(dtype, args.items, 0), "{items}");
                 gpu.run(launch::gemm_tiles(dtype, &args, tile, args.items.div_ceil(tile), gpu.wave));
                 let expected: Vec<f64> = (0..items)
                     .flat_map(|i| {
@@ -232,7 +232,7 @@ fn experts_take_their_own_rows() {
             };
             gpu.run(launch::gemv(m.dtype, &args, gpu.wave));
             check("one by one", &gpu.floats(out, items * rows), &expected, 1.5e-2, 1e-1);
-            let tile = launch::gemm_tile(items as u32, experts as u32);
+            let tile = launch::gemm_tile(m.dtype, items as u32, experts as u32);
             let most = launch::expert_tiles(items as u32, experts as u32, tile);
             let (sorted, tiles) = (gpu.room(items * 4), gpu.room(most as usize * 12));
             let sort = RfExpertSortArgs {

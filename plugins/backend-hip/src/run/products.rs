@@ -244,12 +244,12 @@ impl Run<'_> {
         };
         match linear.order {
             None => {
-                self.divide(&mut args);
+                self.divide(matrix.dtype, &mut args);
                 self.launch(&launch::gemm(matrix.dtype, &args, wave))?;
             }
             Some((sorted, tiles)) => {
                 let experts = word(matrix.experts)?;
-                let tile = launch::gemm_tile(args.items, experts);
+                let tile = launch::gemm_tile(matrix.dtype, args.items, experts);
                 let most = launch::expert_tiles(args.items, experts, tile);
                 (args.sorted, args.tiles) = (self.buffer(sorted)?, self.buffer(tiles)?);
                 let sort = RfExpertSortArgs {
@@ -269,13 +269,14 @@ impl Run<'_> {
     }
 
     /// Divides a product of few rows by columns, as far as there is memory for the parts.
-    fn divide(&self, args: &mut RfGemmArgs) {
+    fn divide(&self, dtype: DType, args: &mut RfGemmArgs) {
+        let tile = launch::gemm_tile(dtype, args.items, 0);
         let (partial, arrived) = (&self.memory.scratch, &self.memory.arrived);
         let fits = |splits: u32| {
-            let counters = 4 * u64::from(launch::gemm_counters(args));
-            launch::gemm_partial_bytes(args, splits) <= partial.bytes() && counters <= arrived.bytes()
+            let counters = 4 * u64::from(launch::gemm_counters(args, tile));
+            launch::gemm_partial_bytes(args, tile, splits) <= partial.bytes() && counters <= arrived.bytes()
         };
-        let most = launch::gemm_splits(args, self.facts.compute_units);
+        let most = launch::gemm_splits(args, tile, self.facts.compute_units);
         args.splits = (2..=most).rev().find(|&splits| fits(splits)).unwrap_or(1);
         (args.partial, args.arrived) = (partial.address(), arrived.address());
     }
