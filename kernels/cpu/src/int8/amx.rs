@@ -58,23 +58,24 @@ impl Drop for Shaped {
     }
 }
 
-/// Where tiles of x, of weights and of results lie.
+/// Where tiles of x, of weights and of sums lie.
 pub(super) struct Places {
     /// Of each tile of x its steps, one after the other.
     pub(super) x: [*const u8; 2],
     /// Of each step the tiles of two vectors of weight rows.
     pub(super) weights: *const u8,
     pub(super) steps: usize,
-    /// Of each tile of x the results of its first row with the first weight row.
-    pub(super) out: [*mut f32; 2],
-    /// Elements from a row of results to the next.
-    pub(super) stride: usize,
+    /// Tiles of sums: of the first tile of x with each vector of weight rows, then of the second.
+    pub(super) sums: *mut f32,
 }
 
-/// What is added up, `$tiles` being those of one tile of x and `$step` its products.
+/// The loop of products `$step` between loads and stores of the sums.
 macro_rules! products {
-    ($places:expr, $begin:expr, [$($zero:literal)*] [$($load:literal)*] [$($step:literal)*] [$($store:literal)*] $advance:literal) => {{
-        let Places { x, weights, steps, out, stride } = $places;
+    (
+        $places:expr, $begin:expr,
+        [$($zero:literal)*] [$($load:literal)*] [$($step:literal)*] [$($store:literal)*]
+    ) => {{
+        let Places { x, weights, steps, sums } = $places;
         debug_assert!(steps > 0);
         // SAFETY: the caller's contract.
         unsafe {
@@ -89,14 +90,13 @@ macro_rules! products {
                 $($step,)*
                 "add {w}, 2048",
                 "add {x0}, 1024",
-                $advance,
+                "add {x1}, 1024",
                 "dec {steps}",
                 "jnz 3b",
                 $($store,)*
                 begin = in(reg) u32::from($begin),
                 x0 = inout(reg) x[0] => _, x1 = inout(reg) x[1] => _, w = inout(reg) weights => _,
-                steps = inout(reg) steps => _, o0 = in(reg) out[0], o1 = in(reg) out[1],
-                rows = in(reg) 4 * stride, line = in(reg) ROW_BYTES,
+                steps = inout(reg) steps => _, sums = in(reg) sums, line = in(reg) ROW_BYTES,
                 options(nostack),
             );
         }
@@ -104,35 +104,33 @@ macro_rules! products {
 }
 
 impl Shaped {
-    /// Adds products of bfloat16, or begins with them: 16 rows of x of each of two tiles with 32 weight rows.
+    /// Adds products of bfloat16 to sums, or begins with them: 16 rows of x of each of two tiles with 32 weight rows.
     /// # Safety
-    /// All places are readable for whole tiles, those of results writable.
+    /// All places are readable for whole tiles, those of sums writable.
     #[inline]
     pub(super) unsafe fn two(&self, places: Places, begin: bool) {
         products!(places, begin,
             ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"]
-            ["tileloadd tmm0, [{o0} + {rows}*1]" "tileloadd tmm1, [{o0} + {rows}*1 + 64]"
-             "tileloadd tmm2, [{o1} + {rows}*1]" "tileloadd tmm3, [{o1} + {rows}*1 + 64]"]
+            ["tileloadd tmm0, [{sums} + {line}*1]" "tileloadd tmm1, [{sums} + {line}*1 + 1024]"
+             "tileloadd tmm2, [{sums} + {line}*1 + 2048]" "tileloadd tmm3, [{sums} + {line}*1 + 3072]"]
             ["tileloadd tmm6, [{w} + {line}*1]" "tileloadd tmm4, [{x0} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
              "tileloadd tmm7, [{w} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"
              "tileloadd tmm5, [{x1} + {line}*1]" "tdpbf16ps tmm2, tmm5, tmm6" "tdpbf16ps tmm3, tmm5, tmm7"]
-            ["tilestored [{o0} + {rows}*1], tmm0" "tilestored [{o0} + {rows}*1 + 64], tmm1"
-             "tilestored [{o1} + {rows}*1], tmm2" "tilestored [{o1} + {rows}*1 + 64], tmm3"]
-            "add {x1}, 1024");
+            ["tilestored [{sums} + {line}*1], tmm0" "tilestored [{sums} + {line}*1 + 1024], tmm1"
+             "tilestored [{sums} + {line}*1 + 2048], tmm2" "tilestored [{sums} + {line}*1 + 3072], tmm3"]);
     }
 
-    /// The same for the first tile alone, which may be of fewer rows.
+    /// The same for the first tile of x alone, which may be of fewer rows.
     /// # Safety
     /// As for `two`, with as many rows as tiles have.
     #[inline]
     pub(super) unsafe fn one(&self, places: Places, begin: bool) {
         products!(places, begin,
             ["tilezero tmm0" "tilezero tmm1"]
-            ["tileloadd tmm0, [{o0} + {rows}*1]" "tileloadd tmm1, [{o0} + {rows}*1 + 64]"]
+            ["tileloadd tmm0, [{sums} + {line}*1]" "tileloadd tmm1, [{sums} + {line}*1 + 1024]"]
             ["tileloadd tmm6, [{w} + {line}*1]" "tileloadd tmm4, [{x0} + {line}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
              "tileloadd tmm7, [{w} + {line}*1 + 1024]" "tdpbf16ps tmm1, tmm4, tmm7"]
-            ["tilestored [{o0} + {rows}*1], tmm0" "tilestored [{o0} + {rows}*1 + 64], tmm1"]
-            "# {x1} {o1}");
+            ["tilestored [{sums} + {line}*1], tmm0" "tilestored [{sums} + {line}*1 + 1024], tmm1"]);
     }
 }
 

@@ -18,7 +18,7 @@ use super::x86::Vnni512;
 use crate::cpu::Cpu;
 use crate::error::KernelError;
 use crate::inputs::Inputs;
-use crate::linear::{Linear, TOGETHER, add_columns};
+use crate::linear::{Linear, TOGETHER};
 use crate::shared::SharedMut;
 use crate::workspace::{Held, Rounded, floats};
 
@@ -27,19 +27,19 @@ const WIDTH: usize = 2 * ROWS;
 const VECTORS: usize = 2;
 /// Columns of a chunk, at most, of which a panel stays in the first-level cache.
 const DEPTH: usize = 512;
-/// Rows of x of which a chunk stays in the second-level cache.
-const GROUP: usize = 1024;
+/// Rows of x of which a chunk stays in the second-level cache, beside their sums.
+const GROUP: usize = 512;
+/// Panels whose sums are made together, at most: they read a chunk of x from outside of the caches once.
+const PANELS: usize = 8;
 /// Bytes of a chunk of a panel.
 const PANEL: usize = WIDTH * DEPTH * 2;
-/// Elements of results of a panel that is not whole, for two tiles of x.
-const SPARE: usize = 2 * amx::ROWS * WIDTH;
-/// Panels per task, at most.
-const TASK_PANELS: usize = 8;
+/// Elements of the sums of a panel.
+const PANEL_SUMS: usize = GROUP * WIDTH;
 /// Rows of x per task that rounds them.
 const ROUNDED: usize = amx::ROWS;
 
 /// Floats of scratch memory of a thread.
-pub(super) const PER_THREAD: usize = PANEL / 4 + SPARE;
+pub(super) const PER_THREAD: usize = PANEL / 4 + PANELS * PANEL_SUMS;
 
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(super) fn scratch(n: usize, cols: usize) -> usize {
@@ -194,104 +194,107 @@ struct Product<'a, 'b> {
     n: usize,
     bias: Option<&'a [f32]>,
     /// `[n, rows]`
+    add: Option<&'a [f32]>,
+    /// `[n, rows]`
     out: &'a SharedMut<'b, f32>,
 }
 
 impl Product<'_, '_> {
     /// Panels `range`; `scratch` has at least `PER_THREAD` elements.
     fn panels(self, range: Range<usize>, scratch: &mut [f32]) {
-        let (panel, spare) = scratch.split_at_mut(PANEL / 4);
+        let (panel, sums) = scratch[..PER_THREAD].split_at_mut(PANEL / 4);
         // SAFETY: f32 are bytes, of which all values are valid in both.
         let panel = unsafe { std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast::<u8>(), PANEL) };
+        for start in range.clone().step_by(PANELS) {
+            let panels = start..range.end.min(start + PANELS);
+            for first in (0..self.n).step_by(GROUP) {
+                let rows = first..self.n.min(first + GROUP);
+                self.add_up(panels.clone(), rows.clone(), panel, sums);
+                // SAFETY: the token proves the instructions.
+                unsafe { self.finish(panels.clone(), rows, sums) };
+            }
+        }
+    }
+
+    /// Sums of some panels with some rows of x, chunk after chunk of the columns.
+    fn add_up(&self, panels: Range<usize>, rows: Range<usize>, panel: &mut [u8], sums: &mut [f32]) {
         let blocks = self.cols / BLOCK;
         let unit = for_packing(self.dtype, UnitBlocks);
         // As many in each chunk, of whole units.
         let depth = blocks.div_ceil(blocks.div_ceil(DEPTH / BLOCK)).next_multiple_of(unit).min(DEPTH / BLOCK);
-        for first in (0..self.n).step_by(GROUP) {
-            let rows = first..self.n.min(first + GROUP);
-            for start in (0..blocks).step_by(depth) {
-                let chunk = start..blocks.min(start + depth);
-                for number in range.clone() {
-                    let column = number * WIDTH;
-                    let valid = WIDTH.min(self.rows - column);
-                    let Product { token, weights, cols, .. } = self;
-                    let blocks = chunk.clone();
-                    for_packing(self.dtype, Unpack { token, weights, cols, column, valid, blocks, panel: &mut *panel });
-                    self.chunk((column, valid), &chunk, panel, rows.clone(), &mut spare[..SPARE]);
-                }
+        for start in (0..blocks).step_by(depth) {
+            let chunk = start..blocks.min(start + depth);
+            for (number, sums) in panels.clone().zip(sums.chunks_exact_mut(PANEL_SUMS)) {
+                let column = number * WIDTH;
+                let Product { token, weights, cols, .. } = *self;
+                let (valid, blocks) = (WIDTH.min(self.rows - column), chunk.clone());
+                let unpack = Unpack { token, weights, cols, column, valid, blocks, panel: &mut *panel };
+                for_packing(self.dtype, unpack);
+                self.chunk(&chunk, panel, rows.clone(), sums);
             }
         }
     }
 
     /// A chunk of a panel times some rows of x, two tiles at a time.
-    fn chunk(
-        &self,
-        (column, valid): (usize, usize),
-        blocks: &Range<usize>,
-        panel: &[u8],
-        rows: Range<usize>,
-        spare: &mut [f32],
-    ) {
-        let whole = rows.start..rows.end / amx::ROWS * amx::ROWS;
-        let shaped = (!whole.is_empty()).then(|| self.amx.shape(amx::ROWS));
-        for first in whole.clone().step_by(2 * amx::ROWS) {
-            let count = (whole.end - first).min(2 * amx::ROWS);
-            if let Some(shaped) = &shaped {
-                self.tiles(shaped, (column, valid), blocks, panel, first..first + count, spare);
+    fn chunk(&self, blocks: &Range<usize>, panel: &[u8], rows: Range<usize>, sums: &mut [f32]) {
+        let (begin, tile) = (blocks.start == 0, |row: usize| row / amx::ROWS);
+        let at = |tile: usize| (tile * (self.cols / BLOCK) + blocks.start) * TILE_BYTES;
+        let last = tile(rows.end - 1);
+        assert!(self.x.len() >= at(last) + blocks.len() * TILE_BYTES && panel.len() >= blocks.len() * 2 * TILE_BYTES);
+        assert!(sums.len() >= (last + 1 - tile(rows.start)) * 2 * TILE_BYTES / 4);
+        let sums = sums.as_mut_ptr();
+        let places = |first: usize, second: usize| Places {
+            x: [first, second].map(|tile| self.x[at(tile)..].as_ptr()),
+            weights: panel.as_ptr(),
+            steps: blocks.len(),
+            sums: sums.wrapping_add((first - tile(rows.start)) * 2 * TILE_BYTES / 4),
+        };
+        let whole = tile(rows.start)..tile(rows.end);
+        if !whole.is_empty() {
+            let shaped = self.amx.shape(amx::ROWS);
+            for first in whole.clone().step_by(2) {
+                let second = (first + 1).min(whole.end - 1);
+                // SAFETY: as asserted.
+                unsafe {
+                    match second > first {
+                        true => shaped.two(places(first, second), begin),
+                        false => shaped.one(places(first, first), begin),
+                    }
+                }
             }
         }
-        drop(shaped);
-        if whole.end < rows.end {
-            let shaped = self.amx.shape(rows.end - whole.end);
-            self.tiles(&shaped, (column, valid), blocks, panel, whole.end..rows.end, spare);
+        if rows.end % amx::ROWS != 0 {
+            // SAFETY: as asserted.
+            unsafe { self.amx.shape(rows.end % amx::ROWS).one(places(last, last), begin) };
         }
     }
 
-    /// The rows of one tile or two.
-    fn tiles(
-        &self,
-        shaped: &amx::Shaped,
-        (column, valid): (usize, usize),
-        blocks: &Range<usize>,
-        panel: &[u8],
-        rows: Range<usize>,
-        spare: &mut [f32],
-    ) {
-        let (begin, count) = (blocks.start == 0, rows.len());
-        let bias = self.bias.filter(|_| begin).map(|bias| &bias[column..column + valid]);
-        // SAFETY: these columns of the output belong to the task that has this panel, and each row is visited once.
-        let row = |row: usize| unsafe { self.out.part(row * self.rows + column..row * self.rows + column + valid) };
-        if let Some(bias) = bias {
-            rows.clone().for_each(|i| row(i).copy_from_slice(bias));
-        }
-        let begin = begin && bias.is_none();
-        let (mut out, mut stride) = (self.out.pointer(rows.start * self.rows + column..self.n * self.rows), self.rows);
-        if valid < WIDTH {
-            for (i, spare) in rows.clone().zip(spare.chunks_exact_mut(WIDTH)) {
-                spare[..valid].copy_from_slice(row(i));
-            }
-            (out, stride) = (spare.as_mut_ptr(), WIDTH);
-        }
-        let at = |tile: usize| (tile * (self.cols / BLOCK) + blocks.start) * TILE_BYTES;
-        let (first, last) = (rows.start / amx::ROWS, (rows.end - 1) / amx::ROWS);
-        assert!(self.x.len() >= at(last) + blocks.len() * TILE_BYTES && panel.len() >= blocks.len() * 2 * TILE_BYTES);
-        let places = Places {
-            x: [first, last].map(|tile| self.x[at(tile)..].as_ptr()),
-            weights: panel.as_ptr(),
-            steps: blocks.len(),
-            out: [out, out.wrapping_add((last - first) * amx::ROWS * stride)],
-            stride,
-        };
-        // SAFETY: as asserted, and the results of whole panels lie in the output's rows, others in the spare memory.
-        unsafe {
-            match count > amx::ROWS {
-                true => shaped.two(places, begin),
-                false => shaped.one(places, begin),
-            }
-        }
-        if valid < WIDTH {
-            for (i, spare) in rows.zip(spare.chunks_exact(WIDTH)) {
-                row(i).copy_from_slice(&spare[..valid]);
+    /// Puts sums of some panels to their places, with what is added to them.
+    /// # Safety
+    /// The processor has the instructions.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn finish(&self, panels: Range<usize>, rows: Range<usize>, sums: &[f32]) {
+        let (bias, add) = (self.bias.map(<[f32]>::as_ptr), self.add.map(<[f32]>::as_ptr));
+        let column = panels.start * WIDTH;
+        let width = self.rows.min(panels.end * WIDTH) - column;
+        for (i, row) in rows.enumerate() {
+            let place = row * self.rows + column;
+            let out = self.out.pointer(place..place + width);
+            for at in (0..width).step_by(ROWS) {
+                let sum = at / WIDTH * PANEL_SUMS + (i / amx::ROWS * 2 + at % WIDTH / ROWS) * TILE_BYTES / 4;
+                let sum = &sums[sum + i % amx::ROWS * ROWS..][..ROWS];
+                let mask = u16::MAX >> (ROWS - ROWS.min(width - at));
+                // SAFETY: these columns of the output belong to the task that has these panels, and what is added to them
+                // is as large.
+                unsafe {
+                    let mut y = _mm512_loadu_ps(sum.as_ptr());
+                    for added in [bias.map(|bias| bias.add(column + at)), add.map(|add| add.add(place + at))] {
+                        if let Some(added) = added {
+                            y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, added));
+                        }
+                    }
+                    _mm512_mask_storeu_ps(out.add(at), mask, y);
+                }
             }
         }
     }
@@ -349,21 +352,18 @@ impl Cpu {
             let (dtype, rows, weights) = (weight.dtype, weight.rows, weight.bytes);
             let first = items;
             items += rows.div_ceil(WIDTH);
-            let product = Product { token, amx, dtype, rows, cols, weights, x, n, bias: *bias, out };
-            Some((product, *add, first..items))
+            let product = Product { token, amx, dtype, rows, cols, weights, x, n, bias: *bias, add: *add, out };
+            Some((product, first..items))
         });
-        let grain = (items / (4 * self.pool.threads())).clamp(1, TASK_PANELS);
+        // At least two tasks per thread, all of as many panels.
+        let rounds = items.div_ceil(self.pool.threads() * PANELS).max(2);
+        let grain = items.div_ceil(self.pool.threads() * rounds);
         self.pool.parallel_for(items, grain, |thread, range| {
             let mut scratch = per_thread.lock(thread);
-            for (product, add, items) in parts.iter().flatten() {
+            for (product, items) in parts.iter().flatten() {
                 let (start, end) = (range.start.max(items.start), range.end.min(items.end));
                 if start < end {
-                    let panels = start - items.start..end - items.start;
-                    product.panels(panels.clone(), floats(&mut scratch));
-                    if let Some(add) = add {
-                        let columns = panels.start * WIDTH..(panels.end * WIDTH).min(product.rows);
-                        add_columns(add, product.rows, columns, product.out);
-                    }
+                    product.panels(start - items.start..end - items.start, floats(&mut scratch));
                 }
             }
         })?;
