@@ -62,9 +62,6 @@ pub fn binary(args: &RfBinaryArgs, wave: u32) -> Launch {
 /// The most rows of x that one pass of [`gemv`] over the weights takes.
 pub const GEMV_VECTORS: u32 = 4;
 
-/// Up to how many rows of x [`gemv`] is faster than [`gemm`].
-pub const GEMV_MOST: u32 = 4;
-
 /// The format in the names of kernels.
 fn format_name(dtype: DType) -> String {
     match dtype {
