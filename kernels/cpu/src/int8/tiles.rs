@@ -12,6 +12,9 @@ use super::simd::{Int8, Kernel8};
 /// Elements for a tile of results and biases of a panel that is not whole.
 pub(super) const SPARE: usize = 32 * (TILE + 1);
 
+/// Tiles of x with which the next weights are fetched.
+const SHARES: usize = 4;
+
 /// How the blocks of a panel are unpacked, and how they are multiplied.
 pub(super) trait Unpacked {
     /// Bytes of a block of a row of x.
@@ -61,7 +64,7 @@ impl<U: Unpacked> Kernel8 for Tiles<'_, '_, U> {
         for (i, (first, height)) in tiles(self.task.n).enumerate().take(self.tiles.end).skip(self.tiles.start) {
             let x = &self.task.x[first * x_bytes..(first + height) * x_bytes];
             let x = &x[self.blocks.start * height * U::X_BYTES..self.blocks.end * height * U::X_BYTES];
-            let place = (x, first, i == self.tiles.start);
+            let place = (x, first, i - self.tiles.start);
             // SAFETY: x is that of a tile of this height, and the panel has as many vectors.
             unsafe {
                 match (S::VECTORS, height) {
@@ -82,16 +85,18 @@ impl<U: Unpacked> Kernel8 for Tiles<'_, '_, U> {
 }
 
 impl<U: Unpacked> Tiles<'_, '_, U> {
-    /// The blocks `x` of a tile whose first row is number `row`; of the first tile it is said, as the weights that come
-    /// next are fetched with it.
+    /// The blocks `x` of tile `number` of the range, whose first row is number `row`. With the first few tiles the weights
+    /// are fetched that come next, a share with each, or they would be asked for faster than memory gives them.
     /// # Safety
     /// `x` is that of a tile of `R` rows, and the panel has `V` vectors.
     #[inline(always)]
-    unsafe fn tile<S: Int8, const V: usize, const R: usize>(&mut self, s: S, (x, row, first): (&[u8], usize, bool)) {
+    unsafe fn tile<S: Int8, const V: usize, const R: usize>(&mut self, s: S, (x, row, number): (&[u8], usize, usize)) {
         let (width, stride) = (V * S::LANES, self.task.rows);
         let at = row * stride + self.column;
         let out = self.task.out.pointer(at..at + (R - 1) * stride + self.valid);
-        let ahead = first.then_some(self.ahead);
+        let (shares, lines) = (self.tiles.len().min(SHARES), self.ahead.1.div_ceil(64));
+        let share = number * lines / shares * 64..(number + 1) * lines / shares * 64;
+        let ahead = (number < shares).then_some((self.ahead.0, self.ahead.1, share));
         // SAFETY: these columns of the output belong to the task that has this panel; rows of the spare memory are as
         // long as a panel is wide; the rest is the caller's contract.
         unsafe {
@@ -125,7 +130,7 @@ impl<U: Unpacked> Tiles<'_, '_, U> {
         x: &[u8],
         (out, stride): (*mut f32, usize),
         bias: Option<*const f32>,
-        ahead: Option<([*const u8; 2], usize)>,
+        ahead: Option<([*const u8; 2], usize, Range<usize>)>,
     ) {
         let mut panel = self.panel;
         let mut sums = [[s.as_f32(s.zero()); R]; V];
@@ -140,11 +145,11 @@ impl<U: Unpacked> Tiles<'_, '_, U> {
             }
             let mut results = out.wrapping_add(R * stride);
             for (i, x) in x.chunks_exact(R * U::X_BYTES).enumerate() {
-                if let Some((ahead, bytes)) = ahead {
+                if let Some((ahead, bytes, share)) = &ahead {
                     // One for each group of which there are vectors.
                     for from in ahead[..V].iter().step_by(ROWS / S::LANES) {
                         let from = from.wrapping_add(i * bytes);
-                        for line in (0..bytes).step_by(64) {
+                        for line in share.clone().step_by(64) {
                             s.prefetch(from.wrapping_add(line));
                         }
                     }
