@@ -205,7 +205,7 @@ def main():
     if found:
         read = statistics.median(l["bytes_per_second"] for l in found)
         products = statistics.median(l["products_per_second"] for l in found)
-        print(f"\nlimits meanwhile: {read / 1e9:.1f} GB/s, {products / 1e9:.0f} G products of 8 bits per second")
+        print(f"\nlimits meanwhile: {read / 1e9:.1f} GB/s, {products / 1e9:.0f} G products of 8 bits or of bfloat16 per second")
 
 
 main()

@@ -249,7 +249,7 @@ impl Segment {
 pub struct Limits {
     /// Bytes of memory read per second.
     pub bytes_per_second: Option<f64>,
-    /// Products of 8-bit integers, each with its addition, per second.
+    /// Products of 8-bit integers or of bfloat16, whichever it multiplies faster, each with its addition, per second.
     pub products_per_second: Option<f64>,
 }
 

@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = Arc::new(Pool::new(threads)?);
     let mut cpu = Cpu::new(Arc::clone(&pool), isa).rounding(true);
     let limits = cpu.measure_limits()?;
-    let peak = limits.int8.unwrap_or(f64::NAN);
+    let peak = limits.products.unwrap_or(f64::NAN);
     println!("{threads} threads, {}: {:.1} GB/s, {:.0} GMAC/s of int8", isa.name(), limits.read / 1e9, peak / 1e9);
     println!("GB/s of weights with 1 row, GMAC/s with more, and their share of the limits in percent");
     println!("{:8} {:>11} {:>10} {:>10} {:>10} {:>11} {:>8}", "type", "1 row", "4", "8", "16", "512", "packing");

@@ -1,4 +1,4 @@
-//! What the processor can do at most: how fast all threads together read memory and multiply integers.
+//! What the processor can do at most: how fast all threads together read memory and multiply.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use crate::cpu::Cpu;
 use crate::error::KernelError;
 use crate::int8::{Int8, Kernel8};
+#[cfg(target_arch = "x86_64")]
+use crate::int8::{Token8, amx};
 use crate::packed::large_zeros;
 use crate::shared::SharedMut;
 use crate::simd::{AHEAD, prefetch};
@@ -25,8 +27,9 @@ const TASKS: usize = 64;
 pub struct Limits {
     /// Bytes read from memory per second.
     pub read: f64,
-    /// Multiplications of 8-bit integers, each with its addition, per second; `None` without instructions for them.
-    pub int8: Option<f64>,
+    /// Multiplications of 8-bit integers, or in tiles of bfloat16, each with its addition, per second; `None` without
+    /// instructions for them.
+    pub products: Option<f64>,
 }
 
 /// Products of registers.
@@ -96,11 +99,18 @@ impl Cpu {
         })?;
         drop(bytes);
         let tasks = TASKS * self.pool.threads();
-        let int8 = self.isa.int8().map(|token| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some((_, amx)) = self.isa.int8().and_then(Token8::tiles) {
+            let turn = || amx.shape(amx::ROWS).multiply_only(TURNS);
+            let seconds = fastest(|| self.pool.parallel_for(tasks, 1, |_, range| range.for_each(|_| turn())))?;
+            let products = (tasks * TURNS * amx::TURN_PRODUCTS) as f64 / seconds;
+            return Ok(Limits { read: READ as f64 / read, products: Some(products) });
+        }
+        let products = self.isa.int8().map(|token| {
             let seconds =
                 fastest(|| self.pool.parallel_for(tasks, 1, |_, range| range.for_each(|_| token.run(Multiply))))?;
             Ok((tasks * TURNS * CHAINS * token.width()) as f64 / seconds)
         });
-        Ok(Limits { read: READ as f64 / read, int8: int8.transpose()? })
+        Ok(Limits { read: READ as f64 / read, products: products.transpose()? })
     }
 }

@@ -176,6 +176,6 @@ impl Executable for CpuExecutable {
 
     fn limits(&mut self) -> Result<Limits> {
         let limits = self.memory.cpu.measure_limits().map_err(|e| kernel_error("limits", e))?;
-        Ok(Limits { bytes_per_second: Some(limits.read), products_per_second: limits.int8 })
+        Ok(Limits { bytes_per_second: Some(limits.read), products_per_second: limits.products })
     }
 }

@@ -113,7 +113,11 @@ pub fn run(config: &Config, args: &Bench) -> Result<()> {
     say!("{name}, {threads} threads, median of {} (low to high):", args.repetitions);
     parts.iter().try_for_each(print)?;
     if let (Some(bytes), Some(products)) = (limits.bytes_per_second, limits.products_per_second) {
-        say!("  limits: {:.1} GB/s read, {:.0} G products of 8 bits per second", bytes / 1e9, products / 1e9);
+        say!(
+            "  limits: {:.1} GB/s read, {:.0} G products of 8 bits or of bfloat16 per second",
+            bytes / 1e9,
+            products / 1e9
+        );
     }
     profiles.iter().try_for_each(profile::print)?;
     sampling::print(&sampling)

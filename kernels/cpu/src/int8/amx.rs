@@ -36,7 +36,7 @@ impl Amx {
 
     /// Gives tiles 0 to 5 `rows` rows and the others 16, all of 64 bytes, until they are dropped.
     #[inline]
-    pub(super) fn shape(self, rows: usize) -> Shaped {
+    pub(crate) fn shape(self, rows: usize) -> Shaped {
         debug_assert!((1..=ROWS).contains(&rows));
         let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         shapes.row_bytes[..8].fill(ROW_BYTES as u16);
@@ -49,7 +49,7 @@ impl Amx {
 }
 
 /// Tiles that have shapes; without them registers need not be saved when threads change.
-pub(super) struct Shaped(());
+pub(crate) struct Shaped(());
 
 impl Drop for Shaped {
     fn drop(&mut self) {
@@ -103,7 +103,27 @@ macro_rules! products {
     }};
 }
 
+/// Products of a turn of [`Shaped::multiply_only`].
+pub(crate) const TURN_PRODUCTS: usize = 4 * ROWS * ROWS * 32;
+
 impl Shaped {
+    /// Multiplies what the tiles hold, `turns` times each of four sums: as fast as the processor can.
+    #[inline]
+    pub(crate) fn multiply_only(&self, turns: usize) {
+        // SAFETY: that there is a value proves the instructions; tiles are registers that compilers do not use.
+        unsafe {
+            asm!(
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {turns}",
+                "jnz 2b",
+                turns = inout(reg) turns.max(1) => _,
+                options(nomem, nostack),
+            );
+        }
+    }
+
     /// Adds products of bfloat16 to sums, or begins with them: 16 rows of x of each of two tiles with 32 weight rows.
     /// # Safety
     /// All places are readable for whole tiles, those of sums writable.

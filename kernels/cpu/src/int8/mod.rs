@@ -3,7 +3,7 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod bfloat;
 mod format;
