@@ -1,4 +1,4 @@
-//! CPU kernels: scalar, AVX2 and AVX-512, chosen at run time.
+//! CPU kernels: scalar, AVX2, AVX-512 and AMX, chosen at run time.
 //!
 //! Kernels know tensors as slices and nothing of programs, plugins or files. They are written once over a small set of
 //! vector operations (`simd`) and compiled for every instruction set; [`Isa`] says which one runs. A [`Pool`] shares
