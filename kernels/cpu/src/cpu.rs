@@ -47,11 +47,13 @@ impl Cpu {
         Cpu { rounds, ..self }
     }
 
-    /// Makes the scratch memory large enough for calls that need at most `needs`, so that none allocates.
+    /// Makes the scratch memory large enough for calls that need at most `needs` in steps of at most `sequences`, so that
+    /// none allocates.
     ///
     /// # Errors
     /// The system has no memory for it.
-    pub fn reserve(&mut self, needs: Needs) -> Result<(), KernelError> {
+    pub fn reserve(&mut self, needs: Needs, sequences: usize) -> Result<(), KernelError> {
+        self.runs.reserve(sequences)?;
         self.workspace.reserve(needs)
     }
 

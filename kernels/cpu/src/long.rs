@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::error::KernelError;
+
 /// Tokens of a sequence in a step from which on they may be computed in ways that are faster for many and not the same to
 /// the last bit. Steps of up to 64 tokens, those of guesses and of many sequences, have to give the same bits as one
 /// token alone.
@@ -12,6 +14,13 @@ pub(crate) const FEWEST: usize = 65;
 pub(crate) struct Runs(Vec<(Range<usize>, bool)>);
 
 impl Runs {
+    /// Makes room for steps of as many sequences.
+    pub(crate) fn reserve(&mut self, sequences: usize) -> Result<(), KernelError> {
+        let more = sequences.saturating_sub(self.0.len());
+        let bytes = (more * size_of::<(Range<usize>, bool)>()) as u64;
+        self.0.try_reserve_exact(more).map_err(|_| KernelError::Memory { bytes })
+    }
+
     /// Of a step with sequences of these lengths, one after the other.
     pub(crate) fn set(&mut self, lengths: impl Iterator<Item = usize>) {
         self.0.clear();

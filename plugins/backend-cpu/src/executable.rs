@@ -114,7 +114,7 @@ impl Executable for CpuExecutable {
         memory.factors = vec![0.0; plan.rows[0]];
         memory
             .cpu
-            .reserve(plan.needs)
+            .reserve(plan.needs, plan.rows[1])
             .and_then(|()| memory.expert_scratch.reserve(experts.rows, experts.inputs, experts.outputs))
             .map_err(|e| kernel_error(format_args!("scratch memory for {} tokens", plan.rows[0]), e))
     }

@@ -116,10 +116,11 @@ fn program(layers: u32) -> Program {
 }
 
 /// Allocations of each of some steps.
-fn allocations(layers: u32, kv: &str) -> [usize; 4] {
-    let plans: [&[(usize, usize)]; 4] = [&[(0, 30)], &[(0, 1)], &[(0, 1), (1, 9), (2, 1)], &[(0, 1), (1, 1), (2, 1)]];
+fn allocations(layers: u32, kv: &str) -> [usize; 5] {
+    let plans: [&[(usize, usize)]; 5] =
+        [&[(0, 30)], &[(0, 100)], &[(0, 1)], &[(0, 1), (1, 9), (2, 1)], &[(0, 1), (1, 1), (2, 1)]];
     let p = program(layers);
-    let sizes = Sizes { max_tokens: 64, max_sequences: 64, block_size: 4, blocks: vec![64] };
+    let sizes = Sizes { max_tokens: 128, max_sequences: 64, block_size: 4, blocks: vec![64] };
     // With one thread: several beside other processes keep a list of those that they moved, now and then.
     let options = format!(r#"{{"threads": 1, "kv_type": "{kv}"}}"#);
     let plugin = Plugin::load(&options, &p, &weights(&p, 1), &sizes).unwrap();
