@@ -120,13 +120,13 @@ fn allocations(layers: u32, kv: &str) -> [usize; 5] {
     let plans: [&[(usize, usize)]; 5] =
         [&[(0, 30)], &[(0, 100)], &[(0, 1)], &[(0, 1), (1, 9), (2, 1)], &[(0, 1), (1, 1), (2, 1)]];
     let p = program(layers);
-    let sizes = Sizes { max_tokens: 128, max_sequences: 64, block_size: 4, blocks: vec![64] };
+    let sizes = Sizes { max_tokens: 128, max_sequences: 64, block_size: 16, blocks: vec![64] };
     // With one thread: several beside other processes keep a list of those that they moved, now and then.
     let options = format!(r#"{{"threads": 1, "kv_type": "{kv}"}}"#);
     let plugin = Plugin::load(&options, &p, &weights(&p, 1), &sizes).unwrap();
     let (mut random, mut lengths) = (Random(5), [0; 4]);
     plans.map(|plan| {
-        let step = StepData::new(&p, 4, &mut lengths, plan, &mut random);
+        let step = StepData::new(&p, 16, &mut lengths, plan, &mut random);
         let before = ALLOCATIONS.load(Ordering::SeqCst);
         step.borrow(|step| plugin.run(step).unwrap());
         ALLOCATIONS.load(Ordering::SeqCst) - before
