@@ -263,7 +263,7 @@ impl Product<'_, '_> {
                 }
             }
         }
-        if rows.end % amx::ROWS != 0 {
+        if !rows.end.is_multiple_of(amx::ROWS) {
             // SAFETY: as asserted.
             unsafe { self.amx.shape(rows.end % amx::ROWS).one(places(last, last), begin) };
         }
@@ -288,10 +288,9 @@ impl Product<'_, '_> {
                 // is as large.
                 unsafe {
                     let mut y = _mm512_loadu_ps(sum.as_ptr());
-                    for added in [bias.map(|bias| bias.add(column + at)), add.map(|add| add.add(place + at))] {
-                        if let Some(added) = added {
-                            y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, added));
-                        }
+                    let (bias, add) = (bias.map(|bias| bias.add(column + at)), add.map(|add| add.add(place + at)));
+                    for added in bias.into_iter().chain(add) {
+                        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, added));
                     }
                     _mm512_mask_storeu_ps(out.add(at), mask, y);
                 }
