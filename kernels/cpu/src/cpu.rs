@@ -9,7 +9,7 @@ use crate::inputs::Inputs;
 use crate::int8;
 use crate::isa::Isa;
 use crate::linear::Linear;
-use crate::long::Runs;
+use crate::long::{FEWEST, Runs};
 use crate::matrix::{Layout, Matrix, can_decode};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
@@ -82,7 +82,9 @@ impl Cpu {
             return Needs { packed: quantized, per_thread: per_thread.max(made) };
         }
         let tiles = rows.next_multiple_of(MOST_TILE_ROWS).saturating_mul(cols);
-        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD.max(made).max(int8::PER_THREAD) }
+        let long = if rows >= FEWEST { int8::LONG_PER_THREAD } else { 0 };
+        // Rows of prompts as bfloat16 take half of the room that there is for floats.
+        Needs { packed: tiles.max(quantized), per_thread: PER_THREAD.max(made).max(long) }
     }
 
     /// `out = x Wᵀ + bias`: `x` `[n, cols]`, `weight` `[rows, cols]`, `bias` `[rows]`, `out` `[n, rows]`.

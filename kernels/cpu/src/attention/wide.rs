@@ -117,8 +117,8 @@ fn as_bytes(floats: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 4 * floats.len()) }
 }
 
-/// A task of [`FEWEST`](crate::long::FEWEST) tokens and more. `finite` becomes false, and there are no results, if a value is not: rounded with
-/// the others of its block it would reach rows that do not see it.
+/// A task of [`FEWEST`](crate::long::FEWEST) tokens and more. `finite` becomes false, and there are no results, if a value
+/// is not: rounded with the others of its block it would reach rows that do not see it.
 pub(super) struct Wide<'a, 'b> {
     pub(super) task: Task<'a, 'b>,
     pub(super) finite: &'a mut bool,

@@ -13,7 +13,7 @@ pub(super) const ROW_BYTES: usize = 64;
 /// Bytes of a tile.
 pub(super) const TILE_BYTES: usize = ROWS * ROW_BYTES;
 
-/// The proof that this process may use tiles, with products of bytes and of bfloat16.
+/// The proof that this process may use tiles, with products of bfloat16.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amx(());
 
@@ -154,14 +154,12 @@ impl Shaped {
     }
 }
 
-/// Whether the processor has tiles with products of bytes and of bfloat16, and the vectors that round to these.
+/// Whether the processor has tiles with products of bfloat16, and the vectors that round to these.
 fn has_instructions() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    const INT8: u32 = 1 << 25;
-    let all = BF16 | TILE | INT8;
     let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
-    features & all == all && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
+    features & (BF16 | TILE) == BF16 | TILE && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Asks the system to let this process use tiles, whose contents it has to save.

@@ -41,11 +41,6 @@ const ROUNDED: usize = amx::ROWS;
 /// Floats of scratch memory of a thread.
 pub(super) const PER_THREAD: usize = PANEL / 4 + PANELS * PANEL_SUMS;
 
-/// Floats of scratch memory for `n` rows of `cols` activations.
-pub(super) fn scratch(n: usize, cols: usize) -> usize {
-    n.next_multiple_of(amx::ROWS).saturating_mul(cols).div_ceil(2)
-}
-
 /// Rounds a row of x; blocks lie `TILE_BYTES` apart.
 /// # Safety
 /// The processor has the instructions, and `to` is writable for the row's part of each block.

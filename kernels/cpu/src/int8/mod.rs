@@ -61,17 +61,14 @@ const QUANTIZED: usize = 32 << 10;
 
 /// Floats of scratch memory for `n` rows of `cols` activations.
 pub(crate) fn scratch(n: usize, cols: usize) -> usize {
-    let bytes = n.saturating_mul(row_bytes(cols)).div_ceil(4);
-    #[cfg(target_arch = "x86_64")]
-    let bytes = bytes.max(bfloat::scratch(n, cols));
-    bytes
+    n.saturating_mul(row_bytes(cols)).div_ceil(4)
 }
 
-/// Floats of scratch memory of a thread for products of many rows, at least.
+/// Floats of scratch memory of a thread for products of rows of prompts.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const PER_THREAD: usize = bfloat::PER_THREAD;
+pub(crate) const LONG_PER_THREAD: usize = bfloat::PER_THREAD;
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) const PER_THREAD: usize = 0;
+pub(crate) const LONG_PER_THREAD: usize = 0;
 
 /// Floats of scratch memory of a thread that makes `n` rows of `cols` activations.
 pub(crate) fn made(n: usize, cols: usize) -> usize {
@@ -200,6 +197,7 @@ impl Part<'_, '_> {
 impl Cpu {
     /// Products of the same rows with interleaved weights whose types have the same `rounding`, in the way of prompts if
     /// they are `long`; lengths have been checked.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(crate) fn packed_products(
         &mut self,
         inputs: Inputs<'_>,

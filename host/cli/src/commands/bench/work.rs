@@ -7,8 +7,8 @@ use rocmforge_program::{DType, Lead, Op, Program, infer_types};
 pub struct Work {
     /// Bytes of the matrices that it is multiplied with; of experts those that it chooses.
     pub bytes: f64,
-    /// Products with them, in products of quantised weights: with weights of 16 bits processors do half as many at most, with floats a
-    /// quarter.
+    /// Products with them, in products of quantised weights: with weights of 16 bits processors do half as many at most,
+    /// with floats a quarter.
     pub products: f64,
     /// Of these, those that only rows with logits have.
     pub head_products: f64,
