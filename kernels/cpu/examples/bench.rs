@@ -54,7 +54,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut cpu = Cpu::new(Arc::clone(&pool), isa).rounding(true);
     let limits = cpu.measure_limits()?;
     let peak = limits.products.unwrap_or(f64::NAN);
-    println!("{threads} threads, {}: {:.1} GB/s, {:.0} GMAC/s of int8", isa.name(), limits.read / 1e9, peak / 1e9);
+    println!(
+        "{threads} threads, {}: {:.1} GB/s, {:.0} GMAC/s of int8 or bfloat16",
+        isa.name(),
+        limits.read / 1e9,
+        peak / 1e9
+    );
     println!("GB/s of weights with 1 row, GMAC/s with more, and their share of the limits in percent");
     println!("{:8} {:>11} {:>10} {:>10} {:>10} {:>11} {:>8}", "type", "1 row", "4", "8", "16", "512", "packing");
     let only: Vec<String> = std::env::args().skip(3).collect();
@@ -82,6 +87,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut out = vec![0.0; 512 * SMALL.max(rows / 32)];
         let mut time = |weight: &Matrix<'_>, n: usize| {
             let out = &mut out[..n * weight.rows()];
+            // Many are a prompt.
+            cpu.begin(std::iter::once(n));
             fastest(|| cpu.matmul(weight, &x[..n * COLS], None, out).unwrap_or_default())
         };
         let one = (rows * row) as f64 / time(&weight, 1);
